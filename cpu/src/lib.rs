@@ -1,0 +1,1 @@
+//! Software z/Architecture CPU engine.

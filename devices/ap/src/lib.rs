@@ -1,0 +1,1 @@
+//! AP instructions, queues, emulated Crypto Express cards and the simulated AP host.

@@ -1,0 +1,1 @@
+//! Channel subsystem: CHSC, channel reports and the subchannel instructions.

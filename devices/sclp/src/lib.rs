@@ -1,0 +1,1 @@
+//! SCLP: read information, event facility, consoles.

@@ -1,0 +1,1 @@
+//! The seam between Adjunct's CPU back ends and its devices.

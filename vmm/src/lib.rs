@@ -1,0 +1,1 @@
+//! The Adjunct virtual machine monitor.

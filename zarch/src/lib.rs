@@ -1,0 +1,1 @@
+//! The words of the z/Architecture Principles of Operation as Rust types.
