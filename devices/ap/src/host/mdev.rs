@@ -1,0 +1,298 @@
+//! Mediated devices: how mdevctl defines them, and what their attributes do.
+
+use super::HostError;
+use super::number;
+use crycb::{Mask256, Matrix, Qci};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// The definition of a mediated device in mdevctl's JSON, as it stands in `/etc/mdevctl.d` and as `mdevctl define
+/// --jsonfile` takes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MdevDefinition {
+    /// Always `vfio_ap-passthrough`.
+    pub mdev_type: MdevType,
+    /// When mdevctl starts the device. The simulated host starts every device.
+    #[serde(default)]
+    pub start: Start,
+    /// Writes to the device's attributes, in this order.
+    #[serde(default)]
+    pub attrs: Vec<Attribute>,
+}
+
+/// The type of a mediated device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MdevType {
+    /// The only type of the vfio_ap driver.
+    #[serde(rename = "vfio_ap-passthrough")]
+    VfioApPassthrough,
+}
+
+/// When mdevctl starts a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Start {
+    /// With the host.
+    Auto,
+    /// On request.
+    #[default]
+    Manual,
+}
+
+/// A write to an attribute: in JSON an object with one field, `{"assign_adapter": "5"}`. Numbers are in C notation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the names are the attributes of Linux's documentation")]
+pub enum Attribute {
+    AssignAdapter(String),
+    UnassignAdapter(String),
+    AssignDomain(String),
+    UnassignDomain(String),
+    AssignControlDomain(String),
+    UnassignControlDomain(String),
+    /// All three masks at once: adapters, domains, control domains, in hexadecimal with commas between.
+    ApConfig(String),
+}
+
+/// What the rules of assignment ask about the rest of the host.
+pub(super) trait Surroundings {
+    /// The machine's configuration, for the highest numbers.
+    fn qci(&self) -> Qci;
+
+    /// Refuses a matrix with a queue that the default drivers own or another mediated device has.
+    fn check_owners(&self, mdev: Uuid, matrix: &Matrix) -> Result<(), HostError>;
+}
+
+/// A mediated device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mdev {
+    // Configuration.
+    uuid: Uuid,
+    definition: MdevDefinition,
+
+    // State.
+    /// What is assigned; `None` until the device could be started.
+    pub(super) matrix: Option<Matrix>,
+    /// What the guest may reach, when there is a guest.
+    pub(super) guest: Option<Matrix>,
+}
+
+impl Mdev {
+    pub(super) fn new(uuid: Uuid, definition: MdevDefinition) -> Self {
+        Self { uuid, definition, matrix: None, guest: None }
+    }
+
+    /// Its name.
+    pub fn uuid(&self) -> Uuid {
+        self.uuid
+    }
+
+    /// How it was defined.
+    pub fn definition(&self) -> &MdevDefinition {
+        &self.definition
+    }
+
+    /// What is assigned to it, which can be more than the host has; sysfs `matrix` and `control_domains`. `None` while the
+    /// device cannot be started, because its definition breaks a rule: [`super::ApHost::attach`] tells which.
+    pub fn matrix(&self) -> Option<&Matrix> {
+        self.matrix.as_ref()
+    }
+
+    /// What its guest may reach; sysfs `guest_matrix`. `None` without a guest.
+    pub fn guest(&self) -> Option<&Matrix> {
+        self.guest.as_ref()
+    }
+
+    /// The matrix that the definition's writes make, one after the other, as mdevctl carries them out on a new device.
+    pub(super) fn assemble(&self, host: &impl Surroundings) -> Result<Matrix, HostError> {
+        self.definition
+            .attrs
+            .iter()
+            .try_fold(Matrix::EMPTY, |matrix, attribute| attribute.write(self.uuid, matrix, host))
+    }
+}
+
+impl Attribute {
+    /// The attribute's name, with the text written to it.
+    fn parts(&self) -> (&'static str, &str) {
+        match self {
+            Self::AssignAdapter(text) => ("assign_adapter", text),
+            Self::UnassignAdapter(text) => ("unassign_adapter", text),
+            Self::AssignDomain(text) => ("assign_domain", text),
+            Self::UnassignDomain(text) => ("unassign_domain", text),
+            Self::AssignControlDomain(text) => ("assign_control_domain", text),
+            Self::UnassignControlDomain(text) => ("unassign_control_domain", text),
+            Self::ApConfig(text) => ("ap_config", text),
+        }
+    }
+
+    /// Whether the text means anything to this attribute, whatever the host has.
+    pub(super) fn check_syntax(&self, mdev: Uuid) -> Result<(), HostError> {
+        match self {
+            Self::ApConfig(_) => self.masks(mdev).map(|_| ()),
+            _ => self.number(mdev).map(|_| ()),
+        }
+    }
+
+    /// What the write makes of `matrix`.
+    fn write(&self, mdev: Uuid, mut matrix: Matrix, host: &impl Surroundings) -> Result<Matrix, HostError> {
+        let qci = host.qci();
+        let limited = |kind, number, max| match u8::try_from(number) {
+            Ok(n) if n <= max => Ok(n),
+            _ => Err(HostError::AboveMaximum { mdev, kind, number, max }),
+        };
+        let adapter = |number| limited("adapter", number, qci.max_apid());
+        let domain = |number| limited("domain", number, qci.max_apqi());
+        let control_domain = |number| limited("control domain", number, qci.max_apqi());
+
+        match self {
+            Self::AssignAdapter(_) => matrix.apm.set(adapter(self.number(mdev)?)?),
+            Self::AssignDomain(_) => matrix.aqm.set(domain(self.number(mdev)?)?),
+            Self::AssignControlDomain(_) => matrix.adm.set(control_domain(self.number(mdev)?)?),
+            Self::UnassignAdapter(_) => matrix.apm.clear(adapter(self.number(mdev)?)?),
+            Self::UnassignDomain(_) => matrix.aqm.clear(domain(self.number(mdev)?)?),
+            Self::UnassignControlDomain(_) => matrix.adm.clear(control_domain(self.number(mdev)?)?),
+            Self::ApConfig(_) => matrix = self.masks(mdev)?,
+        }
+        match self {
+            Self::AssignAdapter(_) | Self::AssignDomain(_) => host.check_owners(mdev, &matrix)?,
+            Self::ApConfig(_) => {
+                host.check_owners(mdev, &matrix)?;
+                matrix.apm.highest().map(|n| adapter(n.into())).transpose()?;
+                matrix.aqm.highest().map(|n| domain(n.into())).transpose()?;
+                matrix.adm.highest().map(|n| control_domain(n.into())).transpose()?;
+            }
+            _ => {}
+        }
+        Ok(matrix)
+    }
+
+    fn number(&self, mdev: Uuid) -> Result<u64, HostError> {
+        let (attribute, text) = self.parts();
+        number::parse(text).ok_or_else(|| HostError::Value {
+            mdev,
+            attribute,
+            value: text.to_owned(),
+            expected: "a decimal, hexadecimal (0x) or octal (0) number",
+        })
+    }
+
+    fn masks(&self, mdev: Uuid) -> Result<Matrix, HostError> {
+        let (attribute, text) = self.parts();
+        let parts: Vec<&str> = text.strip_suffix('\n').unwrap_or(text).split(',').collect();
+        let [apm, aqm, adm] = parts[..] else {
+            let expected = "three masks in hexadecimal with commas between";
+            return Err(HostError::Value { mdev, attribute, value: text.to_owned(), expected });
+        };
+        let mask = |text: &str| {
+            text.parse::<Mask256>().map_err(|source| HostError::Mask {
+                attribute: format!("{attribute} of mdev {mdev}"),
+                text: text.to_owned(),
+                source,
+            })
+        };
+        Ok(Matrix { apm: mask(apm)?, aqm: mask(aqm)?, adm: mask(adm)? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crycb::QciFlags;
+
+    /// A machine with adapters up to 0x3f and domains up to 0x54 whose default drivers own 07.0001.
+    struct Host;
+
+    impl Surroundings for Host {
+        fn qci(&self) -> Qci {
+            Qci { flags: QciFlags::APXA, na: 0x3f, nd: 0x54, matrix: Matrix::EMPTY }
+        }
+
+        fn check_owners(&self, mdev: Uuid, matrix: &Matrix) -> Result<(), HostError> {
+            let own = Mask256::EMPTY;
+            let queues = matrix.and(&Matrix { apm: own.with(7), aqm: own.with(1), adm: own });
+            if queues.apqns().count() > 0 {
+                Err(HostError::HostOwned { mdev, queues: queues.into() })
+            } else {
+                Ok(())
+            }
+        }
+    }
+
+    /// Starts a device with these attributes: adapters, domains and control domains then, or the errno.
+    fn check(attrs: &str, want: Result<[&[u8]; 3], &str>) {
+        let json = format!(r#"{{"mdev_type": "vfio_ap-passthrough", "attrs": [{attrs}]}}"#);
+        let mdev = Mdev::new(Uuid::nil(), serde_json::from_str(&json).expect(attrs));
+        match (mdev.assemble(&Host), want) {
+            (Ok(got), Ok(want)) => {
+                let mask = |numbers: &[u8]| numbers.iter().copied().collect();
+                let [apm, aqm, adm] = want.map(mask);
+                assert_eq!(got, Matrix { apm, aqm, adm }, "{attrs}");
+            }
+            (Err(e), Err(errno)) => assert_eq!(e.errno(), errno, "{attrs}: {e}"),
+            (got, want) => panic!("{attrs}: {got:?}, not {want:?}"),
+        }
+    }
+
+    #[test]
+    fn attributes() {
+        check("", Ok([&[], &[], &[]]));
+        check(
+            r#"{"assign_adapter": "5"}, {"assign_domain": "0x4"}, {"assign_control_domain": "010"}"#,
+            Ok([&[5], &[4], &[8]]),
+        );
+        check(r#"{"assign_adapter": "5"}, {"assign_adapter": "0x05"}"#, Ok([&[5], &[], &[]]));
+        check(r#"{"assign_adapter": "5"}, {"unassign_adapter": "5"}"#, Ok([&[], &[], &[]]));
+        check(r#"{"unassign_domain": "5"}, {"unassign_control_domain": "6"}"#, Ok([&[], &[], &[]]));
+        check(
+            r#"{"assign_adapter": "0x3f"}, {"assign_domain": "0x54"}, {"assign_control_domain": "0x54"}"#,
+            Ok([&[0x3f], &[0x54], &[0x54]]),
+        );
+        for beyond in [
+            r#"{"assign_adapter": "0x40"}"#,
+            r#"{"assign_domain": "0x55"}"#,
+            r#"{"assign_control_domain": "0x55"}"#,
+            r#"{"unassign_adapter": "64"}"#,
+            r#"{"assign_adapter": "261"}"#,
+        ] {
+            check(beyond, Err("ENODEV"));
+        }
+        check(r#"{"assign_adapter": "five"}"#, Err("EINVAL"));
+        check(r#"{"assign_adapter": "7"}, {"assign_domain": "2"}"#, Ok([&[7], &[2], &[]]));
+        check(r#"{"assign_adapter": "7"}, {"assign_domain": "1"}"#, Err("EADDRNOTAVAIL"));
+        check(r#"{"assign_domain": "1"}, {"assign_adapter": "7"}"#, Err("EADDRNOTAVAIL"));
+        check(r#"{"assign_control_domain": "1"}, {"assign_adapter": "7"}"#, Ok([&[7], &[], &[1]]));
+    }
+
+    #[test]
+    fn ap_config() {
+        check(r#"{"assign_adapter": "5"}, {"ap_config": "0x41,0x08,80\n"}"#, Ok([&[1, 7], &[4], &[0]]));
+        check(r#"{"ap_config": "0x0,0x0"}"#, Err("EINVAL"));
+        check(r#"{"ap_config": "0x0,0x0,0x0,0x0"}"#, Err("EINVAL"));
+        check(r#"{"ap_config": "0x0,,0x0"}"#, Err("EINVAL"));
+        check(r#"{"ap_config": "0x0,+1,0x0"}"#, Err("EINVAL"));
+        check(r#"{"ap_config": "0x01,0x40,0x0"}"#, Err("EADDRNOTAVAIL"));
+        check(r#"{"ap_config": "0x00000000000000008,0x0,0x0"}"#, Err("ENODEV"));
+        check(r#"{"ap_config": "0x0,0x0000000000000000000001,0x0"}"#, Err("ENODEV"));
+        check(r#"{"ap_config": "0x0,0x0,0x0000000000000000000001"}"#, Err("ENODEV"));
+    }
+
+    #[test]
+    fn definitions() {
+        let json = r#"{"mdev_type":"vfio_ap-passthrough","start":"auto","attrs":[{"assign_adapter":"5"}]}"#;
+        let definition: MdevDefinition = serde_json::from_str(json).unwrap();
+        assert_eq!(definition.start, Start::Auto);
+        assert_eq!(serde_json::to_string(&definition).unwrap(), json);
+        for (from, to) in [
+            ("vfio_ap-passthrough", "vfio_ccw-io"),
+            ("\"auto\"", "\"never\""),
+            ("assign_adapter", "assign_card"),
+            ("\"5\"", "5"),
+            ("\"start\"", "\"begin\""),
+            ("{\"assign_adapter\":\"5\"}", "{\"assign_adapter\":\"5\",\"assign_domain\":\"4\"}"),
+        ] {
+            assert!(serde_json::from_str::<MdevDefinition>(&json.replace(from, to)).is_err(), "{to}");
+        }
+    }
+}

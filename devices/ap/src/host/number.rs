@@ -1,0 +1,151 @@
+//! Numbers and byte patterns as they stand in a description.
+
+use serde::de::{Error as _, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::fmt;
+
+/// The value of a number in C notation: decimal, `0x` hexadecimal or `0` octal, as the kernel's sysfs attributes read it
+/// (`kstrtoul` with base 0): one leading plus and one trailing newline are allowed, nothing else.
+pub(super) fn parse(text: &str) -> Option<u64> {
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    let text = text.strip_prefix('+').unwrap_or(text);
+    let (digits, radix) = match text.as_bytes() {
+        [b'0', b'x' | b'X', ..] => (&text[2..], 16),
+        [b'0', _, ..] => (&text[1..], 8),
+        _ => (text, 10),
+    };
+    // The standard library would take a sign here.
+    if !digits.starts_with(|c: char| c.is_digit(radix)) {
+        return None;
+    }
+    u64::from_str_radix(digits, radix).ok()
+}
+
+/// An adapter or domain number, 0 to 255: in JSON a number, or a string in C notation; written as `"0x0a"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Number(pub u8);
+
+impl<'de> Deserialize<'de> for Number {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = deserializer.deserialize_any(Value)?;
+        u8::try_from(value).map(Self).map_err(|_| D::Error::custom(format!("number {value} is above 255")))
+    }
+}
+
+impl Serialize for Number {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&format!("{:#04x}", self.0))
+    }
+}
+
+struct Value;
+
+impl Visitor<'_> for Value {
+    type Value = u64;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("a number, or a string with a decimal or hexadecimal (0x) number")
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<u64, E> {
+        Ok(value)
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<u64, E> {
+        parse(text).ok_or_else(|| E::invalid_value(serde::de::Unexpected::Str(text), &self))
+    }
+}
+
+/// `N` bytes, in JSON a string of `0x` and exactly 2 N hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Pattern<const N: usize>(pub [u8; N]);
+
+impl<const N: usize> Default for Pattern<N> {
+    fn default() -> Self {
+        Self([0; N])
+    }
+}
+
+impl<const N: usize> fmt::Display for Pattern<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("0x")?;
+        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+    }
+}
+
+impl<const N: usize> fmt::Debug for Pattern<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl<const N: usize> Serialize for Pattern<N> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de, const N: usize> Deserialize<'de> for Pattern<N> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let digits = text.strip_prefix("0x").unwrap_or_default().as_bytes();
+        let nibbles: Option<Vec<u32>> = digits.iter().map(|&b| char::from(b).to_digit(16)).collect();
+        match nibbles {
+            Some(n) if n.len() == 2 * N => {
+                Ok(Self(std::array::from_fn(|i| (n[2 * i] << 4 | n[2 * i + 1]) as u8)))
+            }
+            _ => {
+                Err(D::Error::custom(format!("pattern {text:?} is not 0x and {} hexadecimal digits", 2 * N)))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn c_notation() {
+        for (text, want) in [
+            ("5", Some(5)),
+            ("0", Some(0)),
+            ("0xab", Some(0xab)),
+            ("0XAB\n", Some(0xab)),
+            ("010", Some(8)),
+            ("+7", Some(7)),
+            ("256", Some(256)),
+            ("", None),
+            ("0x", None),
+            ("0x+1", None),
+            ("++1", None),
+            ("-1", None),
+            ("08", None),
+            (" 5", None),
+            ("5 ", None),
+            ("5\n\n", None),
+            ("ab", None),
+            ("18446744073709551616", None),
+        ] {
+            assert_eq!(parse(text), want, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn json() {
+        assert_eq!(serde_json::from_str::<Number>("10").unwrap(), Number(10));
+        assert_eq!(serde_json::from_str::<Number>("\"0x0a\"").unwrap(), Number(10));
+        assert_eq!(serde_json::to_string(&Number(10)).unwrap(), "\"0x0a\"");
+        for bad in ["256", "-1", "1.5", "\"x\"", "null", "\"0x100\""] {
+            assert!(serde_json::from_str::<Number>(bad).is_err(), "{bad}");
+        }
+        let pattern: Pattern<2> = serde_json::from_str("\"0x0aFF\"").unwrap();
+        assert_eq!(
+            (pattern.0, serde_json::to_string(&pattern).unwrap()),
+            ([0x0a, 0xff], "\"0x0aff\"".into())
+        );
+        for bad in ["\"0x0a\"", "\"0aff\"", "\"0x0afff\"", "\"0x0agg\"", "\"0x0a\u{e9}\"", "\"\"", "5"] {
+            assert!(serde_json::from_str::<Pattern<2>>(bad).is_err(), "{bad}");
+        }
+    }
+}
