@@ -3,7 +3,8 @@
 //! A test hands over [`Case`]s (one instruction, the state before it) and gets back [`Answer`]s (the state after it,
 //! or the program interruption). A small bare s390x program (`driver.S`) loads each state, executes the instruction
 //! in a slot surrounded by supervisor calls, and stores what became of it; host and guest share the guest's storage
-//! as a file, so a hundred thousand cases take about a second.
+//! as a file, so a hundred thousand cases take about a second. [`generate`] makes random cases from the layout of an
+//! instruction's operands.
 //!
 //! Neighbours: the `cpu` crate's tests compare the software engine with it. Nothing else depends on it.
 //! It needs `qemu-system-s390x` 10 or newer: in `PATH`, or named by the environment variable `ADJUNCT_QEMU`; without
@@ -17,8 +18,10 @@
 
 #![forbid(unsafe_code)]
 
+pub mod generate;
 pub mod layout;
 mod qemu;
+pub mod random;
 
 pub use qemu::{Error, Oracle};
 
