@@ -9,6 +9,9 @@ use crate::layout::{CODE_PAGE, SLOT, TARGET, WINDOW_SIZE, WINDOWS};
 use crate::random::{Float, Random};
 use crate::{Case, State, instruction_length, psw};
 
+/// AFP-register-control bit of control register 0.
+const AFP: u64 = 1 << (63 - 45);
+
 /// What a four-bit register field stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
@@ -97,6 +100,17 @@ pub enum Data {
     Decimal,
 }
 
+/// What a general register that no field names must hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Implied {
+    /// Zero.
+    Zero,
+    /// A number of this many bits, in an otherwise zero register; now and then any number.
+    Bits(u32),
+    /// An address in a window, aligned on this power of two.
+    Address(u64),
+}
+
 /// An instruction to make cases for.
 #[derive(Clone, Debug)]
 pub struct Template {
@@ -104,6 +118,8 @@ pub struct Template {
     pub opcode: [u8; 6],
     /// The fields.
     pub operands: Vec<Operand>,
+    /// General registers with a meaning of their own.
+    pub implied: Vec<(usize, Implied)>,
     /// What its operands contain.
     pub data: Data,
     /// Whether it needs the supervisor state.
@@ -177,7 +193,13 @@ impl Template {
     /// An instruction of a format of the manual; `None` for a format this module does not know.
     pub fn of_format(format: &str, opcode: [u8; 6]) -> Option<Template> {
         let (_, operands) = FORMATS.iter().find(|(name, _)| *name == format)?;
-        Some(Template { opcode, operands: operands.to_vec(), data: Data::Bytes, privileged: false })
+        Some(Template {
+            opcode,
+            operands: operands.to_vec(),
+            implied: Vec::new(),
+            data: Data::Bytes,
+            privileged: false,
+        })
     }
 
     /// Gives the register field that begins at bit `at` another meaning.
@@ -202,6 +224,12 @@ impl Template {
         self
     }
 
+    /// Gives a general register that no field names its meaning.
+    pub fn implied(mut self, register: usize, meaning: Implied) -> Template {
+        self.implied.push((register, meaning));
+        self
+    }
+
     /// Removes the field at bit `bit` (unassigned bits, which stay zero).
     pub fn without(mut self, bit: u8) -> Template {
         self.operands.retain(|operand| match operand {
@@ -220,6 +248,7 @@ pub struct Plan {
     instruction: [u8; 6],
     addresses: Vec<Address>,
     registers: Vec<(usize, Class)>,
+    implied: Vec<(usize, Implied)>,
     data: Data,
     privileged: bool,
     execute: Option<[u8; 6]>,
@@ -259,6 +288,7 @@ impl Generator {
             instruction: template.opcode,
             addresses: Vec::new(),
             registers: Vec::new(),
+            implied: template.implied.clone(),
             data: template.data,
             privileged: template.privileged,
             execute: None,
@@ -320,6 +350,7 @@ impl Generator {
         let mut plan = self.plan(execute);
         plan.addresses.extend(&target.addresses);
         plan.registers.extend(&target.registers);
+        plan.implied.extend(&target.implied);
         plan.data = target.data;
         plan.execute = Some(target.instruction);
         // What the OR makes of the second byte is the instruction's business; here it just has to be the same.
@@ -348,7 +379,7 @@ impl Generator {
         let mode = self.random.pick(&[psw::EXTENDED, psw::EXTENDED, psw::EXTENDED, psw::BASIC, 0]);
         let program_mask = if self.random.chance(60) { 0 } else { self.random.below(16) };
         state.psw_mask = psw::DAT
-            | if plan.privileged { 0 } else { psw::PROBLEM }
+            | if plan.privileged && self.random.chance(90) { 0 } else { psw::PROBLEM }
             | self.random.below(4) << psw::CC_SHIFT
             | program_mask << (63 - 23)
             | mode;
@@ -357,8 +388,22 @@ impl Generator {
         let dxc = if self.random.chance(90) { 0 } else { self.random.bits() & 0xff00 };
         state.fpc = (masks | flags | dxc) as u32 | self.random.pick(&[0, 0, 0, 1, 2, 3, 7]);
 
+        if plan.data == Data::Float && self.random.chance(2) {
+            let mut cr = crate::layout::default_cr();
+            cr[0] &= !AFP;
+            state.cr = Some(Box::new(cr));
+        }
+
         for (number, class) in &plan.registers {
             self.load_register(&mut state, *number, *class, plan.instruction[0]);
+        }
+        for (number, implied) in &plan.implied {
+            state.gr[*number] = match implied {
+                _ if self.random.chance(3) => self.random.integer(),
+                Implied::Zero => 0,
+                Implied::Bits(width) => self.random.bits() >> (64 - width),
+                Implied::Address(alignment) => self.data_address() & !(alignment - 1),
+            };
         }
         let mut first = None;
         for address in &plan.addresses {
@@ -495,7 +540,10 @@ impl Generator {
         let own = SLOT..SLOT + instruction_length(first_byte) as u64;
         loop {
             let address = CODE_PAGE + (self.random.below(0x1000) & !1);
-            if !own.contains(&address) && !(TARGET..TARGET + 8).contains(&address) {
+            // An executed relative branch goes just as far, but begins at its own place.
+            let executed = address + (TARGET - SLOT);
+            let free = |at: u64| !own.contains(&at) && !(TARGET..TARGET + 8).contains(&at);
+            if free(address) && free(executed) {
                 return address;
             }
         }

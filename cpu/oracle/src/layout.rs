@@ -34,7 +34,8 @@ pub(crate) const RECORDS: u64 = 0x100_0000;
 pub(crate) const RECORD_SIZE: usize = 0x640;
 /// Records in one ring of the doorbell.
 pub(crate) const CAPACITY: usize = 16384;
-pub(crate) const STORAGE_SIZE: u64 = 64 << 20;
+/// Bytes of storage.
+pub const STORAGE_SIZE: u64 = 64 << 20;
 
 /// The driver, assembled from `driver.S`.
 pub(crate) const DRIVER: &[u8] = include_bytes!("driver.bin");
