@@ -1,0 +1,94 @@
+//! Virtual time: the instruction count.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use machine::Clock;
+
+/// How long one instruction takes.
+pub(crate) const NANOSECONDS_PER_INSTRUCTION: u64 = 2;
+
+type Action = Box<dyn FnOnce() + Send>;
+
+/// Time that advances by [`NANOSECONDS_PER_INSTRUCTION`] an instruction, and jumps to the next event
+/// when the CPU waits. For machines of one CPU.
+pub struct VirtualClock {
+    now: AtomicU64,
+    tod_epoch: u64,
+    /// By time and order of scheduling.
+    events: Mutex<(u64, BTreeMap<(u64, u64), Action>)>,
+}
+
+impl VirtualClock {
+    /// A clock at zero. `tod_epoch` is the TOD clock then.
+    pub fn new(tod_epoch: u64) -> Self {
+        Self { now: AtomicU64::new(0), tod_epoch, events: Mutex::default() }
+    }
+
+    /// Moves on by `ns` and runs what is due, in order of time.
+    pub(crate) fn advance(&self, ns: u64) {
+        let now = self.now.fetch_add(ns, Ordering::SeqCst) + ns;
+        loop {
+            let due = {
+                let mut events = self.events.lock().expect("actions run outside the lock");
+                match events.1.first_key_value() {
+                    Some((&(at, _), _)) if at <= now => events.1.pop_first().map(|(_, action)| action),
+                    _ => None,
+                }
+            };
+            match due {
+                Some(action) => action(),
+                None => return,
+            }
+        }
+    }
+
+    /// The time of the next event.
+    pub(crate) fn next_event(&self) -> Option<u64> {
+        let events = self.events.lock().expect("actions run outside the lock");
+        events.1.first_key_value().map(|(&(at, _), _)| at)
+    }
+}
+
+impl Clock for VirtualClock {
+    fn now(&self) -> u64 {
+        self.now.load(Ordering::SeqCst)
+    }
+
+    fn tod_epoch(&self) -> u64 {
+        self.tod_epoch
+    }
+
+    fn is_virtual(&self) -> bool {
+        true
+    }
+
+    fn schedule(&self, at: u64, action: Action) {
+        let mut events = self.events.lock().expect("actions run outside the lock");
+        events.0 += 1;
+        let key = (at, events.0);
+        events.1.insert(key, action);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[test]
+    fn events_run_in_order_of_time() {
+        let clock = VirtualClock::new(0);
+        let log = Arc::new(Mutex::new(Vec::new()));
+        for (at, name) in [(30, 'c'), (10, 'a'), (20, 'b'), (10, 'A')] {
+            let log = log.clone();
+            clock.schedule(at, Box::new(move || log.lock().unwrap().push(name)));
+        }
+        clock.advance(20);
+        assert_eq!(*log.lock().unwrap(), ['a', 'A', 'b']);
+        assert_eq!(clock.next_event(), Some(30));
+        clock.advance(10);
+        assert_eq!(clock.next_event(), None);
+    }
+}

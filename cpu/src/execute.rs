@@ -1,0 +1,538 @@
+//! Decoding into blocks and executing them.
+//!
+//! A block is a run of operations inside one 4K-byte page, decoded once and kept by absolute address
+//! and mode bits. Each operation holds its handler and its operands; a handler runs its semantic
+//! function and then calls the next handler in tail position, so that control returns to the loop only
+//! when a block is left. (Where the compiler does not make a jump of that call the depth is bounded by
+//! the length of a block.) A branch that stays inside its page is linked to the block it leads to; all
+//! others go through a cache by virtual address. Links never leave a page, so dropping the blocks of a
+//! page drops every link to them.
+//!
+//! This is one of the modules that may contain `unsafe`.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::atomic::Ordering;
+
+use zarch::{PAGE_SIZE, ProgramCode};
+
+use crate::format::{At, Format, Operands, Raw};
+use crate::table::{self, Flags, Row};
+use crate::{Cpu, Flow, Leave};
+
+/// A decoded operation's code.
+pub(crate) type Handler = fn(&mut Cpu, *const Op) -> Flow;
+/// Puts an instruction's operands into an operation.
+pub(crate) type Extract = fn(Raw, At, &mut [u64; 2]);
+
+/// Longest block, in operations.
+const BLOCK: usize = 64;
+const JUMP_CACHE: usize = 4096;
+const EXECUTE_CACHE: usize = 512;
+/// Host time is looked at when this many instructions have been executed.
+pub(crate) const HOST_TIME_SLICE: i64 = 20_000;
+
+/// One decoded operation.
+#[repr(C)]
+pub(crate) struct Op {
+    run: Cell<Handler>,
+    /// The block that the taken branch (or the end of the block) leads to, when inside the page.
+    link: Cell<*const Block>,
+    operands: [u64; 2],
+    /// Offset in the page.
+    offset: u16,
+    /// Length in bytes; zero when only execution tells.
+    length: u8,
+    /// Operations before this one in the block.
+    index: u8,
+    /// Whether the branch may be linked.
+    relative: bool,
+}
+
+pub(crate) struct Block {
+    ops: Box<[Op]>,
+    /// Absolute address and mode bits.
+    key: u64,
+}
+
+/// Copies the operands of `raw` in format `T` into an operation.
+pub(crate) fn extract<T: Format>(raw: Raw, at: At, to: &mut [u64; 2]) {
+    const { assert!(size_of::<T::Operands>() <= 16 && align_of::<T::Operands>() <= 8) };
+    let operands = T::extract(raw, at);
+    // SAFETY: `to` is 16 bytes with alignment 8, and the assertion above says that the operands fit.
+    unsafe { std::ptr::from_mut(to).cast::<T::Operands>().write(operands) }
+}
+
+/// The handler of semantic function `function`, whose type alone identifies it.
+pub(crate) fn handler<O: Operands, F: Fn(&mut Cpu, O) -> Flow + Copy + 'static>(function: F) -> Handler {
+    const { assert!(size_of::<F>() == 0, "a plain function, not a closure with captures") };
+    let _ = function;
+    threaded::<O, F>
+}
+
+fn threaded<O: Operands, F: Fn(&mut Cpu, O) -> Flow + Copy + 'static>(cpu: &mut Cpu, op: *const Op) -> Flow {
+    // SAFETY: F has no size, so any bit pattern of it is the value that `handler` was given.
+    let function: F = unsafe { std::mem::MaybeUninit::uninit().assume_init() };
+    // SAFETY: `op` is an operation of a block that `Code` keeps until the loop is reached again, and
+    // its operands were written by `extract` for this O.
+    let operands = unsafe { (*op).operands.as_ptr().cast::<O>().read() };
+    match function(cpu, operands) {
+        Ok(()) => {
+            let next = op.wrapping_add(1);
+            // SAFETY: every block ends with an operation that leaves, so there is a next one.
+            let run = unsafe { (*next).run.get() };
+            run(cpu, next)
+        }
+        Err(leave) => {
+            cpu.current = op;
+            Err(leave)
+        }
+    }
+}
+
+macro_rules! leaving {
+    ($($(#[$doc:meta])* $name:ident($cpu:ident) $leave:expr;)*) => {
+        $($(#[$doc])* fn $name($cpu: &mut Cpu, op: *const Op) -> Flow {
+            $cpu.current = op;
+            Err($leave)
+        })*
+    };
+}
+
+leaving! {
+    /// Behind the last instruction of a block.
+    block_end(_cpu) Leave::BlockEnd;
+    /// Put in place of every operation of a dropped block.
+    stale(_cpu) Leave::Stale;
+    operation_exception(_cpu) ProgramCode::Operation.into();
+    privileged_operation(_cpu) ProgramCode::PrivilegedOperation.into();
+    specification(_cpu) ProgramCode::Specification.into();
+    afp_register(cpu) cpu.data_exception(1);
+    bfp_instruction(cpu) cpu.data_exception(2);
+}
+
+/// An instruction that reaches into the next page: fetched and decoded at each execution, since either
+/// page may have changed or be mapped elsewhere.
+fn crossing(cpu: &mut Cpu, op: *const Op) -> Flow {
+    cpu.current = op;
+    // SAFETY: as in `threaded`.
+    let offset = unsafe { (*op).offset };
+    let address = cpu.page_base.wrapping_add(offset as u64);
+    let raw = match cpu.fetch_instruction(address) {
+        Ok(raw) => Raw(raw),
+        Err(leave) => {
+            cpu.ilc = 0;
+            return Err(leave);
+        }
+    };
+    cpu.ilc = raw.length();
+    let flow = cpu.run_single(raw, offset);
+    cpu.current = op;
+    match flow {
+        Ok(()) => {
+            cpu.ia = cpu.trim(address.wrapping_add(raw.length() as u64));
+            Err(Leave::Branch)
+        }
+        Err(leave) => Err(leave),
+    }
+}
+
+/// Decodes `raw` in the mode `mode`: checks that fail become operations that raise their exception.
+fn decode(raw: Raw, at: At, mode: Mode, facilities: &zarch::FacilityList) -> (Op, Option<&'static Row>) {
+    let mut op = Op {
+        run: Cell::new(operation_exception),
+        link: Cell::new(std::ptr::null()),
+        operands: [0; 2],
+        offset: at.offset,
+        length: at.length,
+        index: 0,
+        relative: false,
+    };
+    let Some(row) = table::find(raw).filter(|row| facilities.has(row.facility)) else {
+        return (op, None);
+    };
+    op.run.set(match failing_check(row, raw, mode) {
+        Some(raise) => raise,
+        None => row.exec.run,
+    });
+    (row.exec.extract)(raw, at, &mut op.operands);
+    op.relative = row.flags.any(Flags::RELATIVE_BRANCH);
+    (op, Some(row))
+}
+
+/// The checks that a row asks for, in the order of chapter 6, *Priority of Program-Interruption
+/// Conditions*.
+fn failing_check(row: &Row, raw: Raw, mode: Mode) -> Option<Handler> {
+    let flags = row.flags;
+    if flags.any(Flags::PRIVILEGED) && mode.problem {
+        return Some(privileged_operation);
+    }
+    let registers = row.registers(raw);
+    let odd = |flag, n: usize| flags.any(flag) && registers[n] & 1 != 0;
+    if odd(Flags::EVEN_R1, 0) || odd(Flags::EVEN_R2, 1) || odd(Flags::EVEN_R3, 2) {
+        return Some(specification);
+    }
+    if !mode.afp {
+        if flags.any(Flags::BFP) {
+            return Some(bfp_instruction);
+        }
+        let additional = |flag, n: usize| flags.any(flag) && registers[n] & 9 != 0;
+        if additional(Flags::FPR_R1, 0) || additional(Flags::FPR_R2, 1) || additional(Flags::FPR_R3, 2) {
+            return Some(afp_register);
+        }
+    }
+    let pair = |flag, n: usize| flags.any(flag) && registers[n] & 2 != 0;
+    if pair(Flags::FPAIR_R1, 0) || pair(Flags::FPAIR_R2, 1) {
+        return Some(specification);
+    }
+    None
+}
+
+/// The mode bits that decoded operations depend on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Mode {
+    problem: bool,
+    afp: bool,
+}
+
+impl Mode {
+    fn bits(self) -> u64 {
+        self.problem as u64 | (self.afp as u64) << 1
+    }
+}
+
+/// Multiplies and folds: keys are page addresses with mode bits.
+#[derive(Default)]
+struct AddressHasher(u64);
+
+impl Hasher for AddressHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(*byte as u64);
+        }
+    }
+    fn write_u64(&mut self, value: u64) {
+        let product = (self.0 ^ value) as u128 * 0x9e37_79b9_7f4a_7c15;
+        self.0 = product as u64 ^ (product >> 64) as u64;
+    }
+}
+
+type AddressMap<T> = HashMap<u64, T, BuildHasherDefault<AddressHasher>>;
+
+#[derive(Clone, Copy)]
+struct Jump {
+    address: u64,
+    context: u64,
+    block: *const Block,
+}
+
+const NO_JUMP: Jump = Jump { address: 1, context: 0, block: std::ptr::null() };
+
+struct Executed {
+    raw: Raw,
+    offset: u16,
+    mode: u64,
+    ops: Box<[Op; 2]>,
+}
+
+/// Decoded code of one CPU.
+pub(crate) struct Code {
+    /// By absolute address and mode bits (in bits 62 and 63; instructions are at even addresses below
+    /// 2^62).
+    blocks: AddressMap<*const Block>,
+    pages: AddressMap<Vec<Box<Block>>>,
+    jumps: Box<[Jump; JUMP_CACHE]>,
+    executed: Vec<Option<Executed>>,
+    /// Dropped blocks that may still be executing.
+    dropped: Vec<Box<Block>>,
+}
+
+impl Code {
+    pub(crate) fn new() -> Self {
+        Self {
+            blocks: AddressMap::default(),
+            pages: AddressMap::default(),
+            jumps: Box::new([NO_JUMP; JUMP_CACHE]),
+            executed: (0..EXECUTE_CACHE).map(|_| None).collect(),
+            dropped: Vec::new(),
+        }
+    }
+}
+
+#[inline(always)]
+fn jump_slot(address: u64) -> usize {
+    (address >> 1 ^ address >> 13) as usize & (JUMP_CACHE - 1)
+}
+
+impl Cpu {
+    fn mode(&self) -> Mode {
+        Mode { problem: self.problem_state(), afp: self.cr[0] & 1 << (63 - 45) != 0 }
+    }
+
+    /// What a remembered virtual address of a block depends on: the translations and the mode.
+    fn code_context(&self) -> u64 {
+        self.tlb.code_id() << 2 | self.mode().bits()
+    }
+
+    /// The decoded code of page `page` (a block number) is no longer good.
+    pub(crate) fn drop_code(&mut self, page: u64) {
+        let Some(blocks) = self.code.pages.remove(&page) else { return };
+        self.code.jumps.fill(NO_JUMP);
+        for block in &blocks {
+            self.code.blocks.remove(&block.key);
+            for op in block.ops.iter() {
+                op.run.set(stale);
+            }
+        }
+        self.code.dropped.extend(blocks);
+    }
+
+    /// Executes until something has to be done outside: an exception, an exit, attention, time.
+    /// On return `ia` is where to go on, and for exceptions the address of the instruction, with its
+    /// length in `ilc`.
+    pub(crate) fn execute(&mut self) -> Leave {
+        self.code.dropped.clear();
+        let mut context = self.code_context();
+        let mut block = match self.find_block(context) {
+            Ok(block) => block,
+            Err(leave) => return leave,
+        };
+        loop {
+            if self.shared.attention.load(Ordering::Relaxed) != 0 || self.budget <= 0 {
+                // SAFETY: blocks live until they are dropped and `dropped` is cleared, above.
+                let offset = unsafe { (&(*block).ops)[0].offset };
+                self.ia = self.page_base.wrapping_add(offset as u64);
+                return Leave::Serialize;
+            }
+            // SAFETY: as above; a block has at least one operation.
+            let first = unsafe { (*block).ops.as_ptr() };
+            // SAFETY: as above.
+            let run = unsafe { (*first).run.get() };
+            let leave = match run(self, first) {
+                Err(leave) => leave,
+                Ok(()) => unreachable!("the last operation of a block leaves it"),
+            };
+            // SAFETY: `current` is the operation that left, of a block that still lives.
+            let op = unsafe { &*self.current };
+            match leave {
+                Leave::Branch => {
+                    self.budget -= op.index as i64 + 1;
+                    let link = op.link.get();
+                    if !link.is_null() {
+                        block = link;
+                        continue;
+                    }
+                    let here = self.page_base;
+                    block = match self.find_block(context) {
+                        Ok(block) => block,
+                        Err(leave) => return leave,
+                    };
+                    if op.relative && here == self.page_base && self.code.dropped.is_empty() {
+                        op.link.set(block);
+                    }
+                }
+                Leave::BlockEnd => {
+                    self.budget -= op.index as i64;
+                    let link = op.link.get();
+                    if !link.is_null() {
+                        block = link;
+                        continue;
+                    }
+                    let here = self.page_base;
+                    self.ia = self.trim(here.wrapping_add(op.offset as u64));
+                    block = match self.find_block(context) {
+                        Ok(block) => block,
+                        Err(leave) => return leave,
+                    };
+                    if here == self.page_base && self.code.dropped.is_empty() {
+                        op.link.set(block);
+                    }
+                }
+                Leave::Stale => {
+                    self.budget -= op.index as i64;
+                    self.ia = self.page_base.wrapping_add(op.offset as u64);
+                    self.code.dropped.clear();
+                    context = self.code_context();
+                    block = match self.find_block(context) {
+                        Ok(block) => block,
+                        Err(leave) => return leave,
+                    };
+                }
+                Leave::NewPsw => {
+                    self.budget -= op.index as i64 + 1;
+                    return leave;
+                }
+                _ => {
+                    let address = self.page_base.wrapping_add(op.offset as u64);
+                    if op.length != 0 {
+                        self.ilc = op.length;
+                    }
+                    self.budget -= op.index as i64 + 1;
+                    self.ia = match leave {
+                        Leave::Serialize | Leave::Exit | Leave::SupervisorCall(_) => {
+                            self.trim(address.wrapping_add(self.ilc as u64))
+                        }
+                        _ => address,
+                    };
+                    return leave;
+                }
+            }
+        }
+    }
+
+    /// The block at the instruction address.
+    #[inline(always)]
+    fn find_block(&mut self, context: u64) -> Result<*const Block, Leave> {
+        let address = self.ia;
+        let jump = &self.code.jumps[jump_slot(address)];
+        if jump.address == address && jump.context == context {
+            self.page_base = address & !(PAGE_SIZE - 1);
+            return Ok(jump.block);
+        }
+        self.find_block_slow()
+    }
+
+    #[inline(never)]
+    fn find_block_slow(&mut self) -> Result<*const Block, Leave> {
+        let address = self.ia;
+        self.page_base = address & !(PAGE_SIZE - 1);
+        if address & 1 != 0 {
+            // A late PSW specification exception: the length is 0 or unpredictable.
+            self.ilc = 0;
+            return Err(ProgramCode::Specification.into());
+        }
+        let absolute = self.instruction_absolute(address).inspect_err(|_| self.ilc = 0)?;
+        let mode = self.mode();
+        let key = absolute | mode.bits() << 62;
+        let block = match self.code.blocks.get(&key) {
+            Some(block) => *block,
+            None => self.build(address, absolute, mode),
+        };
+        // Building may have purged; the context is that of now.
+        self.code.jumps[jump_slot(address)] = Jump { address, context: self.code_context(), block };
+        Ok(block)
+    }
+
+    /// Decodes the block at `absolute`.
+    fn build(&mut self, address: u64, absolute: u64, mode: Mode) -> *const Block {
+        let page = absolute / PAGE_SIZE;
+        if self.storage.mark_code(page) {
+            // From now on a store into the page must be noticed, by every CPU.
+            let host = self.storage.host_base() as u64 + page * PAGE_SIZE;
+            self.tlb.forbid_stores(host);
+            let complex = self.complex.clone();
+            complex.forbid_stores_of_others(self);
+        }
+        let virtual_time = self.clock.is_virtual();
+        let mut offset = (address % PAGE_SIZE) as usize;
+        let mut ops: Vec<Op> = Vec::with_capacity(16);
+        let mut bytes = [0u8; PAGE_SIZE as usize];
+        let read = self.storage.read(zarch::AbsoluteAddress(page * PAGE_SIZE), &mut bytes);
+        assert!(read.is_ok(), "the page was just translated to");
+        let special = |offset: usize, run: Handler| Op {
+            run: Cell::new(run),
+            link: Cell::new(std::ptr::null()),
+            operands: [0; 2],
+            offset: offset as u16,
+            length: 0,
+            index: 0,
+            relative: false,
+        };
+        loop {
+            if offset >= PAGE_SIZE as usize || ops.len() == BLOCK {
+                ops.push(special(offset, block_end));
+                break;
+            }
+            let mut raw = [0u8; 8];
+            let left = (PAGE_SIZE as usize - offset).min(6);
+            raw[..left].copy_from_slice(&bytes[offset..offset + left]);
+            let raw = Raw(u64::from_be_bytes(raw));
+            let length = raw.length();
+            if length as usize > left {
+                ops.push(special(offset, crossing));
+                break;
+            }
+            let (op, row) = decode(raw, At { offset: offset as u16, length }, mode, &self.facilities);
+            let timing = virtual_time && row.is_some_and(|r| r.flags.any(Flags::TIMING));
+            if timing && !ops.is_empty() {
+                ops.push(special(offset, block_end));
+                break;
+            }
+            let ends = timing || row.is_none_or(|r| r.flags.any(Flags::ENDS_BLOCK));
+            ops.push(op);
+            offset += length as usize;
+            if ends {
+                ops.push(special(offset, block_end));
+                break;
+            }
+        }
+        for (n, op) in ops.iter_mut().enumerate() {
+            op.index = n as u8;
+        }
+        let key = absolute | mode.bits() << 62;
+        let block = Box::new(Block { ops: ops.into_boxed_slice(), key });
+        let pointer: *const Block = &*block;
+        self.code.blocks.insert(key, pointer);
+        self.code.pages.entry(page).or_default().push(block);
+        pointer
+    }
+
+    /// Executes one instruction that is not part of a block: the target of an EXECUTE, or one that
+    /// crosses a page. `offset` is relative to `page_base`.
+    pub(crate) fn run_single(&mut self, raw: Raw, offset: u16) -> Flow {
+        let mode = self.mode();
+        let slot = (raw.0 >> 16 ^ raw.0 >> 37 ^ offset as u64) as usize % EXECUTE_CACHE;
+        let hit = self.code.executed[slot]
+            .as_ref()
+            .is_some_and(|e| e.raw == raw && e.offset == offset && e.mode == mode.bits());
+        if !hit {
+            let (op, _) = decode(raw, At { offset, length: raw.length() }, mode, &self.facilities);
+            let end = Op {
+                run: Cell::new(block_end),
+                link: Cell::new(std::ptr::null()),
+                operands: [0; 2],
+                offset,
+                length: 0,
+                index: 0,
+                relative: false,
+            };
+            let ops = Box::new([op, end]);
+            self.code.executed[slot] = Some(Executed { raw, offset, mode: mode.bits(), ops });
+        }
+        let executed = self.code.executed[slot].as_ref().expect("filled above");
+        let first: *const Op = &executed.ops[0];
+        // SAFETY: the two operations stay until this slot is replaced, which only a nested run could do;
+        // an executed instruction never executes another.
+        let run = unsafe { (*first).run.get() };
+        match run(self, first) {
+            Err(Leave::BlockEnd) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// EXECUTE: runs the instruction at `target` with bits 8-15 ORed with bits 56-63 of R1, unless
+    /// R1 is zero (chapter 7, *EXECUTE*).
+    pub fn execute_target(&mut self, r1: u8, target: u64, next: u16) -> Flow {
+        if target & 1 != 0 {
+            return Err(ProgramCode::Specification.into());
+        }
+        let mut raw = self.fetch_instruction(target)?;
+        if r1 != 0 {
+            raw |= (self.gr(r1) & 0xff) << 48;
+        }
+        if matches!(raw >> 56, 0x44) || raw >> 48 & 0xff0f == 0xc600 {
+            return Err(ProgramCode::Execute.into());
+        }
+        let base = self.page_base;
+        self.execute_next = Some(self.next_address(next));
+        self.page_base = target & !(PAGE_SIZE - 1);
+        let flow = self.run_single(Raw(raw), (target % PAGE_SIZE) as u16);
+        self.page_base = base;
+        self.execute_next = None;
+        flow
+    }
+}

@@ -1,0 +1,15 @@
+//! The instructions, one module per chapter of the manual, split by family. Each module has `rows()`;
+//! this one joins them.
+//!
+//! A row stands in the table at the top of its module, the semantic functions below it in the same
+//! order. What they may use is on [`Cpu`](crate::Cpu): registers, `cc`, storage access, exceptions.
+
+use crate::table::Row;
+
+mod branch;
+mod load;
+
+/// Every row, chapter by chapter.
+pub(crate) fn rows() -> Vec<Row> {
+    [load::rows(), branch::rows()].concat()
+}
