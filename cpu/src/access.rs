@@ -248,7 +248,11 @@ impl Span {
     #[inline(always)]
     fn pointer(&self, n: usize) -> *mut u8 {
         assert!(n < self.length, "byte {n} of a span of {}", self.length);
-        if n < self.first_length { self.first.wrapping_add(n) } else { self.second.wrapping_add(n - self.first_length) }
+        if n < self.first_length {
+            self.first.wrapping_add(n)
+        } else {
+            self.second.wrapping_add(n - self.first_length)
+        }
     }
 
     /// Byte `n`.
@@ -512,7 +516,9 @@ impl Cpu {
         }
         if key != 0 {
             let allowed = match access {
-                Access::Store => key_of_block.allows_store(key) || self.storage_protection_override(key_of_block),
+                Access::Store => {
+                    key_of_block.allows_store(key) || self.storage_protection_override(key_of_block)
+                }
                 _ => {
                     key_of_block.allows_fetch(key)
                         || self.fetch_protection_override(address)
@@ -704,6 +710,43 @@ impl Cpu {
         Ok(())
     }
 
+    /// Replaces the doubleword at a real address by `f` of it, interlocked, answering with the old value:
+    /// DAT-table entries.
+    pub fn update_real(&mut self, real: u64, f: impl Fn(u64) -> u64) -> Result<u64, ProgramCode> {
+        let at = self.real_to_absolute(real);
+        if real % 8 != 0 || !self.storage.contains(at, 8) {
+            return Err(ProgramCode::Addressing);
+        }
+        let block = at.0 / PAGE_SIZE;
+        self.storage.mark_page(block, StorageKey::REFERENCE | StorageKey::CHANGE);
+        let word = self.storage.host_base().wrapping_add(at.0 as usize);
+        // SAFETY: the aligned doubleword lies in storage, which CPUs share by atomic access.
+        let mut old = unsafe { u64::read(word) };
+        loop {
+            // SAFETY: as above.
+            match unsafe { u64::swap(word, old, f(old)) } {
+                Ok(_) => break,
+                Err(current) => old = current,
+            }
+        }
+        if self.storage.is_code(block) {
+            self.storage.stored(at, 8);
+            self.drop_code(block);
+        }
+        Ok(old)
+    }
+
+    /// Sets the 4K-byte block at an absolute address to zeros.
+    pub fn clear_block(&mut self, at: AbsoluteAddress) -> Result<(), ProgramCode> {
+        if !self.storage.contains(at, PAGE_SIZE) {
+            return Err(ProgramCode::Addressing);
+        }
+        if self.storage.is_code(at.0 / PAGE_SIZE) {
+            self.drop_code(at.0 / PAGE_SIZE);
+        }
+        self.storage.write(at, &[0; PAGE_SIZE as usize]).map_err(|_| ProgramCode::Addressing)
+    }
+
     /// Fetches a doubleword of a DAT table at an absolute address.
     pub(crate) fn table_entry(&mut self, absolute: u64) -> Option<u64> {
         let at = AbsoluteAddress(absolute);
@@ -717,17 +760,23 @@ impl Cpu {
 
     /// Records an access exception with its translation-exception identification: the page, the fetch
     /// or store indication (facility 75), `bits`, and the address space.
-    pub(crate) fn access_exception(&mut self, code: ProgramCode, address: u64, access: Access, bits: u64) -> Leave {
+    pub(crate) fn access_exception(
+        &mut self,
+        code: ProgramCode,
+        address: u64,
+        access: Access,
+        bits: u64,
+    ) -> Leave {
         let indication = match access {
             Access::Store => 0x400,
             _ => 0x800,
         };
-        let space = match self.psw_address_space() {
+        let space = self.operand_space_id.unwrap_or(match self.psw_address_space() {
             AddressSpace::Real | AddressSpace::Primary => 0,
             AddressSpace::AccessRegister => 1,
             AddressSpace::Secondary => 2,
             AddressSpace::Home => 3,
-        };
+        });
         let indication = if self.facilities.bit(75) { indication } else { 0 };
         let teid = address & PAGE_MASK | indication | bits | space;
         self.exception = ProgramInterruption::access(code, teid);

@@ -45,7 +45,7 @@ pub(crate) enum Order {
     Stop,
     StopAndStoreStatus,
     Restart,
-    Reset(ResetKind),
+
     /// Reset and leave stopped.
     ResetAndStop(ResetKind),
     SetPrefix(u64),
@@ -341,7 +341,8 @@ impl Complex {
         for cpu in self.cpus.iter().filter(|c| c.address != own.address) {
             let served = cpu.served.load(Ordering::SeqCst);
             cpu.attention.fetch_or(bits, Ordering::SeqCst);
-            while cpu.state.load(Ordering::SeqCst) == EXECUTING && cpu.served.load(Ordering::SeqCst) == served {
+            while cpu.state.load(Ordering::SeqCst) == EXECUTING && cpu.served.load(Ordering::SeqCst) == served
+            {
                 std::thread::yield_now();
             }
         }

@@ -86,6 +86,11 @@ pub struct Cpu {
     pub(crate) clock: Arc<dyn Clock>,
     /// Details of the exception that [`Leave::Program`] announces.
     pub(crate) exception: ProgramInterruption,
+    /// The address-space identification that access exceptions report, when an instruction accesses a
+    /// space other than that of the PSW.
+    pub(crate) operand_space_id: Option<u64>,
+    /// Absolute address of the table entry that the last table walk ended at.
+    pub(crate) walk_entry: u64,
     pub(crate) exit: Option<Exit>,
     /// Length of the instruction that left.
     pub(crate) ilc: u8,
@@ -135,6 +140,8 @@ impl Cpu {
             complex,
             shared,
             exception: ProgramInterruption::new(ProgramCode::Operation),
+            operand_space_id: None,
+            walk_entry: 0,
             exit: None,
             ilc: 0,
             clock_comparator: 0,
@@ -313,7 +320,8 @@ impl Cpu {
     pub fn set_psw_mask(&mut self, mask: u64) {
         self.cc = (mask >> 44 & 3) as u8;
         self.psw_mask = mask & !psw_bits::CC;
-        self.address_mask = Psw { mask, address: 0 }.addressing_mode().unwrap_or(AddressingMode::Bits64).mask();
+        self.address_mask =
+            Psw { mask, address: 0 }.addressing_mode().unwrap_or(AddressingMode::Bits64).mask();
         self.select_banks();
     }
 
@@ -357,8 +365,10 @@ impl Cpu {
 
     /// A monitor event with class and code.
     pub fn monitor_event(&mut self, class: u16, code: u64) -> Leave {
-        self.exception =
-            ProgramInterruption { monitor: Some((class, code)), ..ProgramInterruption::new(ProgramCode::MonitorEvent) };
+        self.exception = ProgramInterruption {
+            monitor: Some((class, code)),
+            ..ProgramInterruption::new(ProgramCode::MonitorEvent)
+        };
         Leave::Program(ProgramCode::MonitorEvent)
     }
 
@@ -552,7 +562,8 @@ impl Vcpu for Cpu {
     }
 
     fn probe_store(&mut self, to: Operand, length: u64) -> Result<(), ProgramInterruption> {
-        self.probe_bytes(to, length, crate::access::Access::Store).map_err(|leave| self.interruption_of(leave))
+        self.probe_bytes(to, length, crate::access::Access::Store)
+            .map_err(|leave| self.interruption_of(leave))
     }
 
     fn absolute(&self, real: RealAddress) -> AbsoluteAddress {

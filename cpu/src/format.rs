@@ -436,7 +436,13 @@ impl Operands for Ris {
         [self.r1, self.r2, 0]
     }
     fn text(&self, _: At) -> String {
-        format!("%r{},{},{},{}", self.r1, self.r2 | self.i2, self.m3, storage(self.d4 as i64, NO_REGISTER, self.b4))
+        format!(
+            "%r{},{},{},{}",
+            self.r1,
+            self.r2 | self.i2,
+            self.m3,
+            storage(self.d4 as i64, NO_REGISTER, self.b4)
+        )
     }
 }
 impl Operands for Rx {

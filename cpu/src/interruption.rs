@@ -146,7 +146,6 @@ impl Cpu {
                 self.start();
                 self.interrupt(lowcore::RESTART_OLD_PSW, lowcore::RESTART_NEW_PSW);
             }
-            Order::Reset(kind) => self.reset_all(kind),
             Order::ResetAndStop(kind) => {
                 self.shared.set_operating(false);
                 self.reset_all(kind);
@@ -181,7 +180,10 @@ impl Cpu {
                 self.machine_check(mcic::CHANNEL_REPORT_PENDING);
                 continue;
             }
-            if psw.mask & psw_bits::EXTERNAL != 0 && self.cr[0] & cr0::ANY != 0 && self.external_interruption() {
+            if psw.mask & psw_bits::EXTERNAL != 0
+                && self.cr[0] & cr0::ANY != 0
+                && self.external_interruption()
+            {
                 continue;
             }
             let isc_mask = (self.cr[6] >> 24) as u8;
@@ -334,10 +336,8 @@ impl Cpu {
                 self.lowcore(at, value);
             }
         }
-        let mut halves: Vec<(u64, u32)> = vec![
-            (lowcore::FPC_SAVE_AREA, state.fpc),
-            (lowcore::TODPR_SAVE_AREA, self.tod_programmable),
-        ];
+        let mut halves: Vec<(u64, u32)> =
+            vec![(lowcore::FPC_SAVE_AREA, state.fpc), (lowcore::TODPR_SAVE_AREA, self.tod_programmable)];
         halves.extend(state.ar.iter().enumerate().map(|(n, v)| (lowcore::AR_SAVE_AREA + 4 * n as u64, *v)));
         for (at, value) in halves {
             if let Some(at) = place(at) {
@@ -357,7 +357,8 @@ impl Cpu {
             None => Some(offset),
         };
         self.store_registers(to);
-        for (offset, value) in [(lowcore::PSW_SAVE_AREA, psw.mask), (lowcore::PSW_SAVE_AREA + 8, psw.address)] {
+        for (offset, value) in [(lowcore::PSW_SAVE_AREA, psw.mask), (lowcore::PSW_SAVE_AREA + 8, psw.address)]
+        {
             if let Some(at) = to(offset) {
                 self.lowcore(at, value);
             }

@@ -207,16 +207,10 @@ impl Cpu {
     }
 
     /// Walks the tables that `asce` designates. Table origins are taken as absolute addresses, which the
-    /// manual leaves to the model.
+    /// manual leaves to the model. `walk_entry` is the last entry looked at.
     pub(crate) fn walk(&mut self, asce: u64, address: u64) -> Result<Found, ProgramCode> {
-        self.walk_to(asce, address).map(|(found, _)| found)
-    }
-
-    /// Like [`walk`](Self::walk), also answering with the absolute address of the last entry used and
-    /// whether it is a page-table entry.
-    pub(crate) fn walk_to(&mut self, asce: u64, address: u64) -> Result<(Found, Option<(u64, bool)>), ProgramCode> {
         if asce & asce::REAL_SPACE != 0 {
-            return Ok((self.real_page(address), None));
+            return Ok(self.real_page(address));
         }
         let edat = self.edat();
         let edat2 = edat && self.facilities.bit(78);
@@ -243,6 +237,7 @@ impl Cpu {
                 return Err(invalid);
             }
             let at = origin + index * 8;
+            self.walk_entry = at;
             let value = self.table_entry(at).ok_or(ProgramCode::Addressing)?;
             if value & entry::INVALID != 0 {
                 return Err(invalid);
@@ -258,9 +253,10 @@ impl Cpu {
                 if edat && value & entry::FORMAT != 0 {
                     execution_protected |= iep && value & entry::EXECUTION_PROTECT != 0;
                     let page = value & !0xf_ffff | address & 0xf_f000;
-                    return Ok((Found { page, protected, execution_protected }, Some((at, false))));
+                    return Ok(Found { page, protected, execution_protected });
                 }
                 let at = (value & !0x7ff) + (address >> 12 & 0xff) * 8;
+                self.walk_entry = at;
                 let value = self.table_entry(at).ok_or(ProgramCode::Addressing)?;
                 if value & entry::PAGE_INVALID != 0 {
                     return Err(ProgramCode::PageTranslation);
@@ -271,7 +267,7 @@ impl Cpu {
                 protected |= value & entry::PROTECT != 0;
                 execution_protected |= iep && value & entry::EXECUTION_PROTECT != 0;
                 let page = value & !(PAGE_SIZE - 1);
-                return Ok((Found { page, protected, execution_protected }, Some((at, true))));
+                return Ok(Found { page, protected, execution_protected });
             }
             if edat {
                 protected |= value & entry::PROTECT != 0;
@@ -279,7 +275,7 @@ impl Cpu {
             if level == 1 && edat2 && value & entry::FORMAT != 0 {
                 execution_protected |= iep && value & entry::EXECUTION_PROTECT != 0;
                 let page = value & !0x7fff_ffff | address & 0x7fff_f000;
-                return Ok((Found { page, protected, execution_protected }, Some((at, false))));
+                return Ok(Found { page, protected, execution_protected });
             }
             origin = value & !(PAGE_SIZE - 1);
             (first, last) = ((value & entry::OFFSET) >> 6, value & entry::LENGTH);

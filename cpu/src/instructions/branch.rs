@@ -70,7 +70,13 @@ fn selects(m: u8, cc: u8) -> bool {
 /// Whether mask `m` selects the relation of `a` and `b`: 8 equal, 4 low, 2 high.
 #[inline(always)]
 pub(super) fn relates<T: Ord>(m: u8, a: T, b: T) -> bool {
-    m & (if a == b { 8 } else if a < b { 4 } else { 2 }) != 0
+    m & (if a == b {
+        8
+    } else if a < b {
+        4
+    } else {
+        2
+    }) != 0
 }
 
 /// BRANCH ON CONDITION. With R2 zero nothing is branched to; masks 14 and 15 then serialize.
@@ -426,4 +432,3 @@ fn svc(_: &mut Cpu, i: Imm8) -> Flow {
 fn hint(_: &mut Cpu, _: None_) -> Flow {
     Ok(())
 }
-

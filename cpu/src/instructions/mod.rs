@@ -7,9 +7,12 @@
 use crate::table::Row;
 
 mod branch;
+mod control;
 mod load;
+mod storage_control;
+mod time;
 
 /// Every row, chapter by chapter.
 pub(crate) fn rows() -> Vec<Row> {
-    [load::rows(), branch::rows()].concat()
+    [load::rows(), branch::rows(), time::rows(), storage_control::rows(), control::rows()].concat()
 }
