@@ -53,6 +53,10 @@ all_online() {
 
 # Loads the driver and waits, not forever, until every queue is bound and online.
 ap_start() {
+    if [ ! -e $ap ]; then
+        step driver none "the kernel found no AP instructions"
+        return 1
+    fi
     if ! modprobe zcrypt_cex4; then
         step driver FAIL "modprobe zcrypt_cex4"
         return 1
@@ -62,7 +66,7 @@ ap_start() {
         return 1
     fi
     step driver ok "zcrypt_cex4 loaded, /dev/z90crypt is there"
-    if [ ! -e $ap/bindings ] || [ -z "$(queues)" ]; then
+    if [ -z "$(queues)" ]; then
         step queues none "the AP bus has no queue"
         return 1
     fi

@@ -23,6 +23,7 @@ pub struct Apt {
     root: PathBuf,
     suites: Vec<String>,
     architecture: String,
+    status: Option<PathBuf>,
 }
 
 /// One package file as the archive describes it.
@@ -43,7 +44,14 @@ impl Apt {
             root: root.to_owned(),
             suites: suites.iter().map(|s| (*s).to_owned()).collect(),
             architecture: architecture.to_owned(),
+            status: None,
         }
+    }
+
+    /// Counts the packages of the dpkg database `status` as installed, for [`Apt::closure`].
+    pub fn with_installed(mut self, status: &Path) -> Apt {
+        self.status = Some(status.to_owned());
+        self
     }
 
     /// Reads the archive's index. Tries each base URI that the machine's apt is configured with.
@@ -89,10 +97,11 @@ impl Apt {
         Ok(text.lines().filter_map(|l| l.trim().strip_prefix("Depends: ")).map(str::to_owned).collect())
     }
 
-    /// `names` and all they need, as `apt-get install` would choose them.
+    /// `names` and all they need, as `apt-get install` would choose them; the last suite is preferred.
     pub fn closure(&self, names: &[&str]) -> Result<Vec<String>> {
         let mut command = self.command("apt-get");
-        command.args(["install", "--simulate", "--no-install-recommends", "-q"]).args(names);
+        command.args(["install", "--simulate", "--no-install-recommends", "-q", "-t"]);
+        command.arg(self.suites.last().context("an apt without a suite")?).args(names);
         let text = self.output(&mut command)?;
         Ok(text
             .lines()
@@ -139,7 +148,10 @@ impl Apt {
         fs::create_dir_all(root.join("state/lists/partial"))
             .with_context(|| format!("create {}", root.display()))?;
         fs::create_dir_all(root.join("cache/archives/partial"))?;
-        fs::write(root.join("status"), "")?;
+        let status = self.status.clone().unwrap_or_else(|| root.join("status"));
+        if self.status.is_none() {
+            fs::write(&status, "")?;
+        }
         let root = root.to_str().context("the path of target/ is not UTF-8")?;
         ensure!(!root.contains('"'), "apt cannot work below a path with a quotation mark: {root}");
         // The machine's own apt.conf.d is still read after this file: proxies and the like stay in force.
@@ -147,7 +159,7 @@ impl Apt {
             self.root.join("apt.conf"),
             format!(
                 r#"Dir::State "{root}/state/";
-Dir::State::status "{root}/status";
+Dir::State::status "{status}";
 Dir::Cache "{root}/cache/";
 Dir::Etc::SourceList "{root}/debian.sources";
 Dir::Etc::SourceParts "/dev/null";
@@ -162,6 +174,7 @@ Acquire::Languages "none";
 Acquire::Retries "3";
 Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
 "#,
+                status = status.display(),
                 architecture = self.architecture
             ),
         )?;

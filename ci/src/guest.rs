@@ -51,10 +51,11 @@ const FILES: [&str; 14] = [
 /// Modules for `modprobe zcrypt_cex4`, each with what it needs.
 const MODULES: [(&str, &str); 2] = [("zcrypt", ""), ("zcrypt_cex4", "zcrypt")];
 /// Our own files: name in the guest, content, executable.
-const OWN: [(&str, &str, bool); 5] = [
+const OWN: [(&str, &str, bool); 6] = [
     ("init", include_str!("../guest/init"), true),
     ("ap.sh", include_str!("../guest/ap.sh"), false),
     ("bench.sh", include_str!("../guest/bench.sh"), true),
+    ("check.sh", include_str!("../guest/check.sh"), true),
     ("demo.sh", include_str!("../guest/demo.sh"), true),
     ("etc/openssl-ibmca.cnf", include_str!("../guest/openssl-ibmca.cnf"), false),
 ];
@@ -84,7 +85,7 @@ pub fn assemble(target: &Path, refresh: bool) -> Result<Guest> {
             let started = Instant::now();
             let packages = fetch(&root.join("apt"), &debs)?;
             write_whole(&record, serde_json::to_string_pretty(&packages)?.as_bytes())?;
-            println!("fetched {} packages in {:.1} s", packages.len(), started.elapsed().as_secs_f64());
+            eprintln!("fetched {} packages in {:.1} s", packages.len(), started.elapsed().as_secs_f64());
             packages
         }
     };
@@ -104,7 +105,7 @@ pub fn assemble(target: &Path, refresh: bool) -> Result<Guest> {
     write_whole(&guest.kernel, &kernel)?;
     write_whole(&guest.initrd, &initrd)?;
     write_whole(&stamp, key.as_bytes())?;
-    println!(
+    eprintln!(
         "assembled Linux {} and an initramfs of {:.1} MB in {:.1} s: {}",
         guest.release,
         initrd.len() as f64 / 1e6,

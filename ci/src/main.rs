@@ -5,16 +5,26 @@
 #![forbid(unsafe_code)]
 
 mod apt;
+mod bench;
 mod deb;
+mod demo;
+mod description;
 mod guest;
 mod initramfs;
+mod machine;
+mod report;
 mod rsa;
+mod suite;
+mod tools;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+
+use report::stage;
 
 /// Developer and CI commands.
 #[derive(Parser)]
@@ -26,17 +36,40 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Boot a Debian s390x guest with emulated crypto cards, show them, use them
+    Demo {
+        /// No shell at the end; the exit status says whether every step was good
+        #[arg(long)]
+        batch: bool,
+        /// Seconds until a guest counts as hung
+        #[arg(long, default_value_t = 600)]
+        timeout: u64,
+    },
+    /// Run every test of the project
+    Test,
+    /// Measure boot, computation and RSA beside QEMU
+    Bench {
+        /// One line of JSON per figure: name, ours, theirs, ratio
+        #[arg(long)]
+        json: bool,
+        /// Interleaved rounds
+        #[arg(long, default_value_t = 7)]
+        rounds: usize,
+    },
     /// Fetch Debian's s390x kernel and programs and assemble the guest below target/guest
     Guest {
         /// Ask the archive for newer packages, even if a guest is there
         #[arg(long)]
         refresh: bool,
     },
+    /// Install what builds need and fetch what tests and measurements run
+    Setup,
 }
 
 fn main() -> ExitCode {
     match run(Arguments::parse()) {
-        Ok(code) => code,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(e) => {
             eprintln!("error: {e:#}");
             ExitCode::FAILURE
@@ -44,14 +77,49 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: Arguments) -> Result<ExitCode> {
+/// Whether the command found everything good.
+fn run(arguments: Arguments) -> Result<bool> {
+    machine::end_guests_on_signals()?;
+    let (workspace, target) = (workspace(), target());
     match arguments.command {
+        Command::Demo { batch, timeout } => {
+            let batch = batch || !machine::interactive();
+            stage("packages", tools::build_packages)?;
+            let guest = stage("guest", || guest::assemble(&target, false))?;
+            let adjunct = stage("adjunct, optimized", || demo::build(&workspace))?;
+            let report = demo::demo(&workspace, &adjunct, &guest, batch, Duration::from_secs(timeout))?;
+            println!("\n{}", report.total());
+            Ok(report.good())
+        }
+        Command::Test => {
+            let report = suite::run(&workspace, &target)?;
+            println!("{}", report.total());
+            Ok(report.good())
+        }
+        Command::Bench { json, rounds } => {
+            tools::build_packages()?;
+            let guest = guest::assemble(&target, false)?;
+            let adjunct = demo::build(&workspace)?;
+            bench::run(&workspace, &target, &adjunct, &guest, rounds, json)?;
+            Ok(true)
+        }
         Command::Guest { refresh } => {
-            let guest = guest::assemble(&target(), refresh)?;
+            let guest = guest::assemble(&target, refresh)?;
             println!("kernel {}\ninitrd {}", guest.kernel.display(), guest.initrd.display());
+            Ok(true)
+        }
+        Command::Setup => {
+            stage("packages", tools::build_packages)?;
+            stage("tools", || -> Result<()> {
+                for tool in [tools::Tool::Qemu, tools::Tool::Binutils, tools::Tool::Gcc] {
+                    println!("   {}", tools::provide(&target, tool)?.display());
+                }
+                Ok(())
+            })?;
+            stage("guest", || guest::assemble(&target, false))?;
+            Ok(true)
         }
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// The root of the workspace.

@@ -1,0 +1,285 @@
+//! Every test of the project, one verdict line each, and a total.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::apt::hex;
+use crate::demo::{self, MDEV};
+use crate::guest::{self, Guest};
+use crate::machine::{Boot, Emulator, Ended, watch};
+use crate::report::{Report, Verdict, stage};
+use crate::rsa::{Key, Operation};
+use crate::tools::{self, Tool};
+
+/// How long a guest may take on a slow, busy machine before it counts as hung.
+pub const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Runs everything. What cannot run says why and counts as skipped.
+pub fn run(workspace: &Path, target: &Path) -> Result<Report> {
+    let mut report = Report::default();
+    let prepared = stage("packages", tools::build_packages);
+    if let Err(e) = &prepared {
+        report.expect(false, "packages", &format!("{e:#}"));
+    }
+    let qemu = stage("tools", || {
+        for tool in [Tool::Binutils, Tool::Gcc] {
+            if let Err(e) = tools::provide(target, tool) {
+                println!("   without {}: {e:#}", tool.program());
+            }
+        }
+        tools::provide(target, Tool::Qemu)
+    });
+    let guest = stage("guest", || guest::assemble(target, false));
+    stage("sources", || sources(workspace, &mut report));
+    stage("unit and integration tests", || {
+        unit_tests(workspace, target, qemu.as_ref().ok(), guest.as_ref().ok(), &mut report)
+    })?;
+
+    let adjunct = stage("adjunct, optimized", || demo::build(workspace));
+    let (adjunct, guest) = match (adjunct, guest) {
+        (Ok(adjunct), Ok(guest)) => (adjunct, guest),
+        (adjunct, guest) => {
+            for error in [adjunct.err(), guest.err()].into_iter().flatten() {
+                report.expect(false, "guests", &format!("{error:#}"));
+            }
+            return Ok(report);
+        }
+    };
+    stage("boots", || boots(&adjunct, &guest, &qemu, &mut report))?;
+    stage("reproducible boots", || reproducible(&adjunct, &guest, &mut report))?;
+    stage("demo", || -> Result<()> {
+        let demo = demo::demo(workspace, &adjunct, &guest, true, PATIENCE)?;
+        report.add(&demo);
+        Ok(())
+    })?;
+    Ok(report)
+}
+
+/// Form and lints.
+fn sources(workspace: &Path, report: &mut Report) {
+    for (name, arguments) in [
+        ("format", &["fmt", "--all", "--check"] as &[&str]),
+        ("lints", &["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]),
+    ] {
+        let output = cargo(workspace, arguments).output();
+        match output {
+            Ok(output) if output.status.success() => report.expect(true, name, ""),
+            Ok(output) => {
+                let text = [output.stdout, output.stderr].concat();
+                let text = String::from_utf8_lossy(&text);
+                // rustfmt and clippy are components that a minimal toolchain lacks.
+                let absent = text.contains("is not installed for the toolchain");
+                report.check(if absent { Verdict::Skipped } else { Verdict::Failed }, name, text.trim_end());
+            }
+            Err(e) => report.check(Verdict::Skipped, name, &e.to_string()),
+        }
+    }
+}
+
+fn cargo(workspace: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO"));
+    command.current_dir(workspace).args(arguments).stdin(Stdio::null());
+    command
+}
+
+/// `cargo test` of the workspace. Tests find the tools in `PATH` and the guest by `ADJUNCT_GUEST`.
+fn unit_tests(
+    workspace: &Path,
+    target: &Path,
+    qemu: Option<&PathBuf>,
+    guest: Option<&Guest>,
+    report: &mut Report,
+) -> Result<()> {
+    let mut command = cargo(workspace, &["test", "--workspace", "--no-fail-fast"]);
+    command.env("PATH", tools::search_path(target));
+    if let Some(qemu) = qemu {
+        command.env("ADJUNCT_QEMU", qemu);
+    }
+    if let Some(directory) = guest.and_then(|g| g.kernel.parent()) {
+        command.env("ADJUNCT_GUEST", directory);
+    }
+    let ended = watch(command, Duration::from_secs(3600), |line| {
+        // Compilation and single tests that pass are of no interest here.
+        let dull = line.trim_start().starts_with("Compiling") || line.ends_with("... ok") || line.is_empty();
+        if !dull {
+            println!("   {line}");
+        }
+    })?;
+    let counts = count_tests(&ended.lines);
+    report.passed += counts.passed;
+    report.failed += counts.failed;
+    report.skipped += counts.skipped;
+    let details = format!("cargo test --workspace: {}, {}", counts.total(), ended.describe());
+    report.expect(ended.well(), "cargo test", &details);
+    Ok(())
+}
+
+/// Adds up lines "test result: ok. 8 passed; 0 failed; 1 ignored; ...". Tests print "skipped: why" for what they
+/// could not try.
+fn count_tests(lines: &[String]) -> Report {
+    let mut sum = Report::default();
+    for result in lines.iter().filter_map(|l| l.trim().strip_prefix("test result: ")) {
+        let mut words = result.split([' ', ';', '.']).filter(|w| !w.is_empty()).peekable();
+        while let Some(word) = words.next() {
+            let Ok(number) = word.parse::<usize>() else { continue };
+            match words.peek() {
+                Some(&"passed") => sum.passed += number,
+                Some(&"failed") => sum.failed += number,
+                Some(&"ignored") => sum.skipped += number,
+                _ => {}
+            }
+        }
+    }
+    sum
+}
+
+/// Boots with one and two CPUs, and the same computations under QEMU.
+fn boots(adjunct: &Path, guest: &Guest, qemu: &Result<PathBuf>, report: &mut Report) -> Result<()> {
+    let ours = Emulator::Adjunct(adjunct.to_owned());
+    let mut results = Vec::new();
+    for cpus in [1, 2] {
+        let mut boot = Boot::debian(guest, "check");
+        boot.cpus = cpus;
+        let ended = watch(boot.command(&ours), PATIENCE, |_| {})?;
+        let name = format!("boot {cpus} cpu");
+        let online = format!("ADJUNCT-CPUS {cpus} of {cpus}");
+        let good = finished(&ended) && ended.lines.contains(&online);
+        report.expect(good, &name, &format!("Debian's kernel and user space: {}", ended.describe()));
+        if !good {
+            println!("{}", ended.tail());
+        }
+        let wrong = known_results(&ended);
+        report.expect(
+            wrong.is_empty(),
+            &name,
+            &format!("known results in the guest {}", verdict_text(&wrong)),
+        );
+        results.push((format!("{cpus} cpu"), same(&ended)));
+    }
+    match qemu {
+        Err(e) => report.check(Verdict::Skipped, "same as QEMU", &format!("{e:#}")),
+        Ok(qemu) => {
+            let boot = Boot::debian(guest, "check");
+            let ended = watch(boot.command(&Emulator::Qemu(qemu.clone())), PATIENCE, |_| {})?;
+            let theirs = same(&ended);
+            let version = tools::version(qemu)?;
+            if !finished(&ended) || theirs.is_empty() {
+                println!("{}", ended.tail());
+                let details = format!("{version} did not finish: {}", ended.describe());
+                report.check(Verdict::Skipped, "same as QEMU", &details);
+                return Ok(());
+            }
+            for (name, ours) in &results {
+                let differing = differences(ours, &theirs);
+                let details = format!("{name}: {} results, {version}{differing}", theirs.len());
+                report.expect(differing.is_empty(), "same as QEMU", &details);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn finished(ended: &Ended) -> bool {
+    ended.well() && ended.lines.iter().any(|l| l == "ADJUNCT-END 0")
+}
+
+fn same(ended: &Ended) -> Vec<String> {
+    ended.lines.iter().filter_map(|l| l.strip_prefix("ADJUNCT-SAME ")).map(str::to_owned).collect()
+}
+
+fn differences(ours: &[String], theirs: &[String]) -> String {
+    let name = |line: &str| line.split(' ').next().unwrap_or_default().to_owned();
+    let mut text = String::new();
+    for line in theirs {
+        if !ours.contains(line) {
+            let other = ours.iter().find(|l| name(l) == name(line)).map_or("nothing", |l| l);
+            text += &format!("\n    theirs: {line}\n    ours:   {other}");
+        }
+    }
+    if ours.len() != theirs.len() && text.is_empty() {
+        text = format!("\n    {} results of ours", ours.len());
+    }
+    text
+}
+
+/// Results that this program knows without any emulator; returns those that are wrong.
+fn known_results(ended: &Ended) -> Vec<String> {
+    use sha2::{Digest, Sha256};
+    let results = same(ended);
+    let mut known: Vec<(String, String)> = Vec::new();
+    for bits in [1024, 2048, 4096] {
+        if let Ok(key) = Key::test_key(bits) {
+            known.push((format!("rsa-{bits}"), hex(&key.apply(Operation::Private, 1))));
+            if bits == 2048 {
+                known.push(("key".to_owned(), format!("{}  -", hex(&Sha256::digest(key.pem)))));
+            }
+        }
+    }
+    let pi = "3.141592653589793238462643383279502884197169399375105820974944592307816406286208998628034825342117067";
+    let mut wrong: Vec<String> = known
+        .into_iter()
+        .filter(|(name, value)| !results.contains(&format!("{name} {value}")))
+        .map(|(name, _)| name)
+        .collect();
+    if !results.iter().any(|r| r.starts_with(&format!("decimal {pi}"))) {
+        wrong.push("decimal".to_owned());
+    }
+    wrong
+}
+
+fn verdict_text(wrong: &[String]) -> String {
+    if wrong.is_empty() { "are right".to_owned() } else { format!("are wrong: {}", wrong.join(", ")) }
+}
+
+/// Two boots with virtual time show the same console, cards included.
+fn reproducible(adjunct: &Path, guest: &Guest, report: &mut Report) -> Result<()> {
+    let mut boot = Boot::debian(guest, "batch");
+    boot.mdev = Some(MDEV.to_owned());
+    boot.icount = true;
+    let ours = Emulator::Adjunct(adjunct.to_owned());
+    let one = watch(boot.command(&ours), PATIENCE, |_| {})?;
+    let two = watch(boot.command(&ours), PATIENCE, |_| {})?;
+    let ended = [&one, &two].iter().all(|e| e.well() && e.lines.iter().any(|l| l.starts_with("ADJUNCT-END")));
+    let first = one.lines.iter().zip(&two.lines).position(|(a, b)| a != b);
+    let details = match first {
+        _ if !ended => format!("{}; {}", one.describe(), two.describe()),
+        None if one.lines.len() == two.lines.len() => format!("--icount: {} equal lines", one.lines.len()),
+        None => format!("--icount: {} and {} lines", one.lines.len(), two.lines.len()),
+        Some(i) => format!("--icount: line {} differs:\n    {}\n    {}", i + 1, one.lines[i], two.lines[i]),
+    };
+    report.expect(ended && one.lines == two.lines, "reproducible", &details);
+    if !ended {
+        println!("{}", one.tail());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(text: &str) -> Vec<String> {
+        text.lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn test_results_are_added_up() {
+        let text = "running 3 tests\ntest result: ok. 8 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out\n\
+                    test result: FAILED. 2 passed; 3 failed; 0 ignored; 0 measured; finished in 0.01s";
+        assert_eq!(count_tests(&lines(text)).total(), "10 passed, 3 failed, 1 skipped");
+    }
+
+    #[test]
+    fn differing_results_are_shown() {
+        let check = |ours: &str, theirs: &str, expected: &str| {
+            assert_eq!(differences(&lines(ours), &lines(theirs)), expected);
+        };
+        check("a 1\nb 2", "a 1\nb 2", "");
+        check("a 1\nb 3", "a 1\nb 2", "\n    theirs: b 2\n    ours:   b 3");
+        check("a 1", "a 1\nb 2", "\n    theirs: b 2\n    ours:   nothing");
+        check("a 1\nc 1", "a 1", "\n    2 results of ours");
+    }
+}
