@@ -67,7 +67,7 @@ impl fmt::Debug for Storage {
 impl Storage {
     /// Maps `size` bytes of zeros. `size` is a multiple of 1 MiB.
     pub fn new(size: u64) -> Result<Self, Error> {
-        if size == 0 || size % (1 << 20) != 0 || usize::try_from(size).is_err() {
+        if size == 0 || !size.is_multiple_of(1 << 20) || usize::try_from(size).is_err() {
             return Err(Error::Size(size));
         }
         let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), size as usize)])
