@@ -16,8 +16,14 @@ type Action = Box<dyn FnOnce() + Send>;
 pub struct VirtualClock {
     now: AtomicU64,
     tod_epoch: u64,
+    events: Mutex<Events>,
+}
+
+#[derive(Default)]
+struct Events {
+    scheduled: u64,
     /// By time and order of scheduling.
-    events: Mutex<(u64, BTreeMap<(u64, u64), Action>)>,
+    due: BTreeMap<(u64, u64), Action>,
 }
 
 impl VirtualClock {
@@ -32,8 +38,8 @@ impl VirtualClock {
         loop {
             let due = {
                 let mut events = self.events.lock().expect("actions run outside the lock");
-                match events.1.first_key_value() {
-                    Some((&(at, _), _)) if at <= now => events.1.pop_first().map(|(_, action)| action),
+                match events.due.first_key_value() {
+                    Some((&(at, _), _)) if at <= now => events.due.pop_first().map(|(_, action)| action),
                     _ => None,
                 }
             };
@@ -47,7 +53,7 @@ impl VirtualClock {
     /// The time of the next event.
     pub(crate) fn next_event(&self) -> Option<u64> {
         let events = self.events.lock().expect("actions run outside the lock");
-        events.1.first_key_value().map(|(&(at, _), _)| at)
+        events.due.first_key_value().map(|(&(at, _), _)| at)
     }
 }
 
@@ -66,9 +72,9 @@ impl Clock for VirtualClock {
 
     fn schedule(&self, at: u64, action: Action) {
         let mut events = self.events.lock().expect("actions run outside the lock");
-        events.0 += 1;
-        let key = (at, events.0);
-        events.1.insert(key, action);
+        events.scheduled += 1;
+        let key = (at, events.scheduled);
+        events.due.insert(key, action);
     }
 }
 

@@ -38,7 +38,7 @@ pub(crate) const HOST_TIME_SLICE: i64 = 20_000;
 pub(crate) struct Op {
     run: Cell<Handler>,
     /// The block that the taken branch (or the end of the block) leads to, when inside the page.
-    link: Cell<*const Block>,
+    link: Cell<*const Op>,
     operands: [u64; 2],
     /// Offset in the page.
     offset: u16,
@@ -50,7 +50,8 @@ pub(crate) struct Op {
     relative: bool,
 }
 
-pub(crate) struct Block {
+/// A block. The rest of the engine knows it by the address of its first operation, which stays.
+struct Block {
     ops: Box<[Op]>,
     /// Absolute address and mode bits.
     key: u64,
@@ -72,8 +73,9 @@ pub(crate) fn handler<O: Operands, F: Fn(&mut Cpu, O) -> Flow + Copy + 'static>(
 }
 
 fn threaded<O: Operands, F: Fn(&mut Cpu, O) -> Flow + Copy + 'static>(cpu: &mut Cpu, op: *const Op) -> Flow {
-    // SAFETY: F has no size, so any bit pattern of it is the value that `handler` was given.
-    let function: F = unsafe { std::mem::MaybeUninit::uninit().assume_init() };
+    // SAFETY: F has no size (asserted by `handler`) and `handler` was given a value of it, so reading one
+    // reads nothing.
+    let function: F = unsafe { std::ptr::NonNull::<F>::dangling().read() };
     // SAFETY: `op` is an operation of a block that `Code` keeps until the loop is reached again, and
     // its operands were written by `extract` for this O.
     let operands = unsafe { (*op).operands.as_ptr().cast::<O>().read() };
@@ -227,7 +229,7 @@ type AddressMap<T> = HashMap<u64, T, BuildHasherDefault<AddressHasher>>;
 struct Jump {
     address: u64,
     context: u64,
-    block: *const Block,
+    block: *const Op,
 }
 
 const NO_JUMP: Jump = Jump { address: 1, context: 0, block: std::ptr::null() };
@@ -243,12 +245,12 @@ struct Executed {
 pub(crate) struct Code {
     /// By absolute address and mode bits (in bits 62 and 63; instructions are at even addresses below
     /// 2^62).
-    blocks: AddressMap<*const Block>,
-    pages: AddressMap<Vec<Box<Block>>>,
+    blocks: AddressMap<*const Op>,
+    pages: AddressMap<Vec<Block>>,
     jumps: Box<[Jump; JUMP_CACHE]>,
     executed: Vec<Option<Executed>>,
     /// Dropped blocks that may still be executing.
-    dropped: Vec<Box<Block>>,
+    dropped: Vec<Block>,
 }
 
 impl Code {
@@ -304,15 +306,13 @@ impl Cpu {
         loop {
             if self.shared.attention.load(Ordering::Relaxed) != 0 || self.budget <= 0 {
                 // SAFETY: blocks live until they are dropped and `dropped` is cleared, above.
-                let offset = unsafe { (&(*block).ops)[0].offset };
+                let offset = unsafe { (*block).offset };
                 self.ia = self.page_base.wrapping_add(offset as u64);
                 return Leave::Serialize;
             }
             // SAFETY: as above; a block has at least one operation.
-            let first = unsafe { (*block).ops.as_ptr() };
-            // SAFETY: as above.
-            let run = unsafe { (*first).run.get() };
-            let leave = match run(self, first) {
+            let run = unsafe { (*block).run.get() };
+            let leave = match run(self, block) {
                 Err(leave) => leave,
                 Ok(()) => unreachable!("the last operation of a block leaves it"),
             };
@@ -386,7 +386,7 @@ impl Cpu {
 
     /// The block at the instruction address.
     #[inline(always)]
-    fn find_block(&mut self, context: u64) -> Result<*const Block, Leave> {
+    fn find_block(&mut self, context: u64) -> Result<*const Op, Leave> {
         let address = self.ia;
         let jump = &self.code.jumps[jump_slot(address)];
         if jump.address == address && jump.context == context {
@@ -397,7 +397,7 @@ impl Cpu {
     }
 
     #[inline(never)]
-    fn find_block_slow(&mut self) -> Result<*const Block, Leave> {
+    fn find_block_slow(&mut self) -> Result<*const Op, Leave> {
         let address = self.ia;
         self.page_base = address & !(PAGE_SIZE - 1);
         if address & 1 != 0 {
@@ -418,7 +418,7 @@ impl Cpu {
     }
 
     /// Decodes the block at `absolute`.
-    fn build(&mut self, address: u64, absolute: u64, mode: Mode) -> *const Block {
+    fn build(&mut self, address: u64, absolute: u64, mode: Mode) -> *const Op {
         let page = absolute / PAGE_SIZE;
         if self.storage.mark_code(page) {
             // From now on a store into the page must be noticed, by every CPU.
@@ -474,8 +474,8 @@ impl Cpu {
             op.index = n as u8;
         }
         let key = absolute | mode.bits() << 62;
-        let block = Box::new(Block { ops: ops.into_boxed_slice(), key });
-        let pointer: *const Block = &*block;
+        let block = Block { ops: ops.into_boxed_slice(), key };
+        let pointer = block.ops.as_ptr();
         self.code.blocks.insert(key, pointer);
         self.code.pages.entry(page).or_default().push(block);
         pointer

@@ -242,7 +242,7 @@ impl Cpu {
     }
 
     fn machine_check(&mut self, code: u64) {
-        self.store_registers(|offset| Some(offset));
+        self.store_registers(Some);
         self.lowcore(lowcore::MACHINE_CHECK_CODE, code | mcic::VALIDITY);
         self.lowcore(lowcore::EXTERNAL_DAMAGE_CODE, 0u32);
         self.lowcore(lowcore::FAILING_STORAGE_ADDRESS, 0u64);
