@@ -106,6 +106,9 @@ pub struct Cpu {
     pub(crate) breaking_event: u64,
     /// A disabled wait was reported; the next `run` blocks.
     pub(crate) reported_wait: bool,
+    /// When attention was last served, something was pending that control registers enable: to be
+    /// looked at again when the PSW masks open.
+    pub(crate) masked_pending: bool,
     /// What `budget` was set to when time was last looked at.
     pub(crate) slice: i64,
 }
@@ -151,6 +154,7 @@ impl Cpu {
             last_tod: 0,
             breaking_event: 1,
             reported_wait: false,
+            masked_pending: false,
             slice: 0,
         };
         cpu.reset(ResetKind::Clear);
@@ -323,6 +327,17 @@ impl Cpu {
         self.address_mask =
             Psw { mask, address: 0 }.addressing_mode().unwrap_or(AddressingMode::Bits64).mask();
         self.select_banks();
+    }
+
+    /// Sets the I/O and external masks (PSW bits 6 and 7, here bits 1 and 0 of `masks`), on which nothing
+    /// decoded or cached depends. Leaves the block when an interruption may have to be taken.
+    #[inline(always)]
+    pub fn set_interruption_masks(&mut self, masks: u8) -> Flow {
+        self.psw_mask = self.psw_mask & !(psw_bits::IO | psw_bits::EXTERNAL) | (masks as u64) << 56;
+        if masks != 0 && (self.masked_pending || self.shared.attention.load(Ordering::Relaxed) != 0) {
+            return Err(Leave::Serialize);
+        }
+        Ok(())
     }
 
     /// Sets the program mask (PSW bits 20-23), which nothing that is decoded or cached depends on.

@@ -198,9 +198,24 @@ impl Cpu {
                 continue;
             }
             if before == self.psw() {
-                return;
+                break;
             }
         }
+        self.masked_pending = self.something_pending();
+    }
+
+    /// Whether an external or I/O interruption is pending that the control registers enable, whatever
+    /// the PSW says.
+    fn something_pending(&self) -> bool {
+        let (emergency, call) = self.shared.signal_pending();
+        let summary = self.complex.pending_summary();
+        let enabled = |bit: u64| self.cr[0] & bit != 0;
+        emergency && enabled(cr0::EMERGENCY_SIGNAL)
+            || call && enabled(cr0::EXTERNAL_CALL)
+            || summary & complex::SERVICE_SIGNAL != 0 && enabled(cr0::SERVICE_SIGNAL)
+            || summary & complex::IO != 0 && self.complex.io_pending((self.cr[6] >> 24) as u8)
+            || enabled(cr0::CLOCK_COMPARATOR) && self.clock_comparator < self.tod()
+            || enabled(cr0::CPU_TIMER) && (self.cpu_timer() as i64) < 0
     }
 
     /// Takes the external interruption of highest priority that is pending and enabled.

@@ -14,9 +14,9 @@ pub(crate) fn rows() -> Vec<Row> {
     vec![
         row(0x82, "LPSW", N3, S::of(lpsw)).privileged().ends(),
         row(0xb2b2, "LPSWE", N3, S::of(lpswe)).privileged().ends(),
-        row(0x80, "SSM", N3, SI::of(ssm)).privileged().ends(),
-        row(0xad, "STOSM", N3, SI::of(stosm)).privileged().ends(),
-        row(0xac, "STNSM", N3, SI::of(stnsm)).privileged().ends(),
+        row(0x80, "SSM", N3, SI::of(ssm)).privileged(),
+        row(0xad, "STOSM", N3, SI::of(stosm)).privileged(),
+        row(0xac, "STNSM", N3, SI::of(stnsm)).privileged(),
         row(0xb7, "LCTL", N3, RS::of(lctl)).privileged().ends(),
         row(0xeb2f, "LCTLG", N3, RSY::of(lctlg)).privileged().ends(),
         row(0xb6, "STCTL", N3, RS::of(stctl)).privileged(),
@@ -93,8 +93,13 @@ fn lpswe(cpu: &mut Cpu, i: Si) -> Flow {
     Err(Leave::NewPsw)
 }
 
-/// Replaces PSW bits 0-7; reserved ones among them are an early specification exception.
+/// Replaces PSW bits 0-7; reserved ones among them are an early specification exception. A change of
+/// nothing but the I/O and external masks, which kernels make all the time, does not leave the block
+/// unless something is pending.
 fn set_system_mask(cpu: &mut Cpu, mask: u8) -> Flow {
+    if (mask ^ (cpu.psw_mask() >> 56) as u8) & !3 == 0 {
+        return cpu.set_interruption_masks(mask & 3);
+    }
     cpu.set_psw_mask(cpu.psw_mask() & !(0xff << 56) | (mask as u64) << 56);
     if mask & 0xb8 != 0 { Err(SPECIFICATION) } else { Err(Leave::Serialize) }
 }
