@@ -1,1 +1,39 @@
-//! The Adjunct virtual machine monitor.
+//! The Adjunct virtual machine monitor: what stands between the CPUs of a guest and its devices.
+//!
+//! * [`Options`], [`Config`]: what to run.
+//! * [`Boot`]: kernel, RAM disk and command line into storage.
+//! * [`Board`]: answers every exit of every CPU: devices, DIAGNOSE, STORE SYSTEM INFORMATION, resets.
+//! * [`devices`]: the wiring, one function per device.
+//! * [`Control`]: how a run ends or the guest is reset, from any thread.
+//! * [`run`](fn@run): one thread per CPU, the event loop in the caller's thread.
+//!
+//! Written against [`machine::Vm`] and [`machine::Vcpu`]: only the binary names a CPU back end.
+#![deny(unsafe_code)]
+
+mod board;
+mod config;
+mod console;
+mod control;
+pub mod devices;
+mod diagnose;
+mod event_loop;
+pub mod host;
+mod ipl;
+mod loader;
+mod rate_limit;
+mod run;
+#[cfg(test)]
+mod scripted;
+mod system_information;
+mod watchdog;
+
+pub use board::{Board, Parts};
+pub use config::{
+    BadArgument, Config, ConsoleTarget, ConsoleType, MAX_CPUS, MAX_MEMORY, MAX_NAME, Options, WatchdogAction,
+};
+pub use console::{EscapeAction, Escapes, Output};
+pub use control::{Control, Crash, End, HostFailure};
+pub use loader::{Boot, Error as LoadError};
+pub use rate_limit::RateLimit;
+pub use run::run;
+pub use system_information::Identity;

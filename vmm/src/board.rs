@@ -1,0 +1,204 @@
+//! What the CPUs exit to.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use machine::{Clock, Exit, Outcome, ResetKind, Storage, Vcpu, VcpuState, Vm};
+use zarch::{AbsoluteAddress, Psw};
+
+use crate::config::WatchdogAction;
+use crate::control::{Control, Crash, End};
+use crate::devices::Devices;
+use crate::diagnose::{Answer, Context, Reset, diagnose};
+use crate::ipl::ParameterBlock;
+use crate::loader::Boot;
+use crate::system_information::Identity;
+use crate::watchdog::Watchdog;
+
+/// The CPU that the guest is started on.
+pub const BOOT_CPU: u16 = 0;
+/// A disabled wait at an address that ends so means that the guest is done.
+const DONE: u64 = 0xfff;
+
+/// What a [`Board`] is made of.
+pub struct Parts {
+    /// Guest storage.
+    pub storage: Arc<Storage>,
+    /// All CPUs.
+    pub vm: Arc<dyn Vm>,
+    /// Guest time.
+    pub clock: Arc<dyn Clock>,
+    /// Everything that the guest reaches through its own instructions.
+    pub devices: Devices,
+    /// How the run ends.
+    pub control: Arc<Control>,
+    /// What the guest is started from.
+    pub boot: Boot,
+    /// What the guest is told about itself.
+    pub identity: Identity,
+    /// What an expired watchdog does.
+    pub watchdog_action: WatchdogAction,
+}
+
+/// Answers every exit of every CPU of one machine.
+pub struct Board {
+    // Configuration.
+    identity: Identity,
+    boot: Boot,
+    // Connections.
+    pub(crate) storage: Arc<Storage>,
+    pub(crate) vm: Arc<dyn Vm>,
+    pub(crate) control: Arc<Control>,
+    pub(crate) devices: Devices,
+    // Guest-visible state.
+    pub(crate) watchdog: Watchdog,
+    parameter_block: Mutex<Option<ParameterBlock>>,
+    // Book-keeping.
+    resetting: AtomicBool,
+    waits: Mutex<BTreeMap<u16, VcpuState>>,
+}
+
+impl Board {
+    /// A board with nothing loaded.
+    pub fn new(parts: Parts) -> std::io::Result<Self> {
+        let Parts { storage, vm, clock, devices, control, boot, identity, watchdog_action } = parts;
+        let watchdog = Watchdog::new(watchdog_action, clock, control.clone())?;
+        Ok(Self {
+            identity,
+            boot,
+            storage,
+            vm,
+            control,
+            devices,
+            watchdog,
+            parameter_block: Mutex::default(),
+            resetting: AtomicBool::new(false),
+            waits: Mutex::default(),
+        })
+    }
+
+    /// Puts the guest into storage and `cpu`, the boot CPU, at its beginning. Nothing may run yet.
+    pub fn start(&self, cpu: &mut dyn Vcpu) -> Result<(), crate::LoadError> {
+        let psw = self.boot.load(&self.storage)?;
+        cpu.reset(ResetKind::Clear);
+        begin(cpu, psw);
+        Ok(())
+    }
+
+    /// Runs `cpu` until the run ends.
+    pub fn run(&self, cpu: &mut dyn Vcpu) {
+        while !self.control.ended() {
+            match cpu.run() {
+                Ok(exit) => self.answer(cpu, exit),
+                Err(error) => self.control.end(End::Failed(error.into())),
+            }
+        }
+    }
+
+    /// Answers one exit.
+    pub(crate) fn answer(&self, cpu: &mut dyn Vcpu, exit: Exit) {
+        let outcome = match exit {
+            Exit::Kicked => {
+                if cpu.address() == BOOT_CPU && self.control.take_reset() {
+                    self.reset(cpu, Reset::LoadClear);
+                }
+                return;
+            }
+            Exit::DisabledWait(_) => return self.halted(cpu, true),
+            Exit::Stopped => return self.halted(cpu, false),
+            Exit::Diagnose { code, r1, r3 } => match self.diagnose(cpu, code, r1, r3) {
+                Answer::Outcome(outcome) => outcome,
+                Answer::Reset(reset) => {
+                    cpu.finish(Outcome::Resume);
+                    return self.reset(cpu, reset);
+                }
+            },
+            Exit::StoreSystemInformation { function_code, selector1, selector2, operand } => {
+                match self.identity.block(function_code, selector1, selector2, cpu.address()) {
+                    Some(block) => match cpu.store(operand, &block) {
+                        Ok(()) => Outcome::ConditionCode(0),
+                        Err(interruption) => Outcome::Program(interruption),
+                    },
+                    None => Outcome::ConditionCode(3),
+                }
+            }
+            _ => self.devices.execute(cpu, &exit, &*self.vm, &self.storage),
+        };
+        cpu.finish(outcome);
+    }
+
+    fn diagnose(&self, cpu: &mut dyn Vcpu, code: u16, r1: u8, r3: u8) -> Answer {
+        let block = &mut *lock(&self.parameter_block);
+        diagnose(cpu, code, r1, r3, Context { storage: &self.storage, block, watchdog: &self.watchdog })
+    }
+
+    /// A CPU went into a disabled wait or stopped: ends the run when it was the last one.
+    fn halted(&self, cpu: &dyn Vcpu, waits: bool) {
+        let mut all = lock(&self.waits);
+        if waits {
+            all.insert(cpu.address(), cpu.state());
+        } else {
+            all.remove(&cpu.address());
+        }
+        if self.vm.operating_cpus() > 0 {
+            return;
+        }
+        let crashed = all.iter().find(|(_, state)| state.psw.address & DONE != DONE);
+        let end = match crashed {
+            Some((&cpu, state)) => End::Crashed(Box::new(Crash { cpu, state: *state })),
+            None => End::PoweredOff,
+        };
+        self.control.end(end);
+    }
+
+    /// Resets CPUs and devices, loads the guest again if `reset` says so, and goes on with `cpu`.
+    fn reset(&self, cpu: &mut dyn Vcpu, reset: Reset) {
+        if self.resetting.swap(true, Ordering::SeqCst) {
+            return; // Another CPU resets the machine already, and this one with it.
+        }
+        log::info!("reset by CPU {}: {reset:?}", cpu.address());
+        let (others, own) = match reset {
+            Reset::LoadNormal => (ResetKind::Normal, ResetKind::Initial),
+            _ => (ResetKind::Clear, ResetKind::Clear),
+        };
+        self.vm.reset_cpus(others, Some(cpu.address()));
+        self.vm.clear();
+        self.devices.reset();
+        self.watchdog.reset();
+        lock(&self.waits).clear();
+        cpu.reset(own);
+        match self.psw_after(reset) {
+            Ok(psw) => begin(cpu, psw),
+            Err(error) => self.control.end(End::Failed(error.into())),
+        }
+        self.resetting.store(false, Ordering::SeqCst);
+    }
+
+    fn psw_after(&self, reset: Reset) -> Result<Psw, crate::LoadError> {
+        match reset {
+            Reset::ModifiedClear | Reset::LoadNormal => {
+                let short = self.storage.read_array(AbsoluteAddress(0)).expect("storage has a first byte");
+                Ok(Psw::from_short(u64::from_be_bytes(short)))
+            }
+            Reset::LoadClear => {
+                self.storage.clear();
+                self.boot.load(&self.storage)
+            }
+            Reset::LoadKeep => self.boot.load(&self.storage),
+        }
+    }
+}
+
+fn begin(cpu: &mut dyn Vcpu, psw: Psw) {
+    let state = VcpuState { psw, ..cpu.state() };
+    cpu.set_state(&state);
+    cpu.set_operating(true);
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,351 @@
+use super::*;
+use crate::config::Options;
+use crate::console::Output;
+use crate::scripted::{Call, ScriptedCpu, ScriptedVm};
+use machine::{HostClock, Operand};
+use std::io::Write;
+use uuid::Uuid;
+use zarch::{ProgramCode, RealAddress};
+
+const SPECIFICATION: Outcome = Outcome::Program(zarch::ProgramInterruption::new(ProgramCode::Specification));
+const ADDRESSING: Outcome = Outcome::Program(zarch::ProgramInterruption::new(ProgramCode::Addressing));
+const OPERATION: Outcome = Outcome::Program(zarch::ProgramInterruption::new(ProgramCode::Operation));
+const MIB: u64 = 1 << 20;
+/// The kernel: a short PSW for address 8, then some bytes.
+const KERNEL: [u8; 12] = [0, 8, 0, 0, 0x80, 0, 0, 8, 0xaa, 0xbb, 0xcc, 0xdd];
+const KERNEL_PSW: Psw = Psw { mask: 0x8000_0000, address: 8 };
+
+type Action = Box<dyn FnOnce() + Send>;
+
+/// A clock whose actions a test runs.
+#[derive(Default)]
+struct TestClock {
+    actions: Mutex<Vec<(u64, Action)>>,
+}
+
+impl Clock for TestClock {
+    fn now(&self) -> u64 {
+        1000
+    }
+
+    fn tod_epoch(&self) -> u64 {
+        0
+    }
+
+    fn is_virtual(&self) -> bool {
+        true
+    }
+
+    fn schedule(&self, at: u64, action: Action) {
+        self.actions.lock().unwrap().push((at, action));
+    }
+}
+
+struct Bench {
+    board: Board,
+    vm: Arc<ScriptedVm>,
+    clock: Arc<TestClock>,
+    storage: Arc<Storage>,
+}
+
+fn bench_with(watchdog_action: WatchdogAction) -> Bench {
+    let mut kernel = tempfile::NamedTempFile::new().unwrap();
+    kernel.write_all(&KERNEL).unwrap();
+    let config = Options { kernel: Some(kernel.path().into()), ..Options::default() }.resolve().unwrap();
+    let storage = Arc::new(Storage::new(MIB).unwrap());
+    let vm = Arc::new(ScriptedVm::default());
+    let clock = Arc::new(TestClock::default());
+    let output = Output::new(Box::new(std::io::sink())).unwrap();
+    let board = Board::new(Parts {
+        storage: storage.clone(),
+        vm: vm.clone(),
+        clock: clock.clone(),
+        devices: Devices::new(&config, output),
+        control: Arc::new(Control::new(vm.clone()).unwrap()),
+        boot: Boot::open(kernel.path(), None, "").unwrap(),
+        identity: Identity { name: "n".into(), uuid: Uuid::nil(), machine_type: 0x3906, cpus: 2 },
+        watchdog_action,
+    })
+    .unwrap();
+    Bench { board, vm, clock, storage }
+}
+
+fn bench() -> Bench {
+    bench_with(WatchdogAction::Reset)
+}
+
+impl Bench {
+    /// The outcomes of `exits` on a CPU with these general registers, and the CPU.
+    fn answer(&self, gr: &[(usize, u64)], exits: &[Exit]) -> ScriptedCpu {
+        let mut cpu = ScriptedCpu::new(&self.storage, exits);
+        for (r, value) in gr {
+            cpu.state.gr[*r] = *value;
+        }
+        while let Ok(exit) = cpu.run() {
+            self.board.answer(&mut cpu, exit);
+        }
+        cpu
+    }
+
+    fn diagnose(&self, code: u16, r1: u8, r3: u8, gr: &[(usize, u64)]) -> ScriptedCpu {
+        self.answer(gr, &[Exit::Diagnose { code, r1, r3 }])
+    }
+
+    #[track_caller]
+    fn check(&self, code: u16, r1: u8, r3: u8, gr: &[(usize, u64)], want: Outcome, result: &[(usize, u64)]) {
+        let cpu = self.diagnose(code, r1, r3, gr);
+        assert_eq!(cpu.outcomes, [want], "{code:x} {gr:x?}");
+        for (r, value) in result {
+            assert_eq!(cpu.state.gr[*r], *value, "{code:x} {gr:x?}: GR {r}");
+        }
+    }
+}
+
+#[test]
+fn diagnose_codes() {
+    let bench = bench();
+    bench.check(0x44, 0, 0, &[], Outcome::Resume, &[]);
+    bench.check(0x9c, 1, 0, &[(1, 1)], Outcome::Resume, &[]);
+    for code in [0x000, 0x008, 0x258, 0x260, 0x318, 0x501, 0xffff] {
+        bench.check(code, 2, 4, &[], SPECIFICATION, &[]);
+    }
+    bench.check(0x500, 2, 4, &[(1, 4)], Outcome::Resume, &[(2, MIB - 1)]);
+    bench.check(0x500, 2, 4, &[(1, 3), (2, 0x10001)], Outcome::Resume, &[(2, -22i64 as u64)]);
+    for subcode in [1, 2, 5, u64::MAX] {
+        bench.check(0x500, 2, 4, &[(1, subcode), (2, 7)], SPECIFICATION, &[(2, 7)]);
+    }
+}
+
+#[test]
+fn ipl_parameters() {
+    let bench = bench();
+    let area = |kind: u8| {
+        let mut area = vec![0; 4096];
+        (area[3], area[7], area[11], area[12]) = (200, 1, 192, kind);
+        (area[0x30], area[199], area[200]) = (0x5a, 0xa5, 0xff);
+        area
+    };
+    // Nothing set yet; then a block that is no block; then a good one, which a bad one does not replace.
+    let store = |want: u64| bench.check(0x308, 2, 4, &[(2, 0x3000), (4, 6)], Outcome::Resume, &[(3, want)]);
+    let set = |kind: u8, want: u64| {
+        bench.storage.write(AbsoluteAddress(0x2000), &area(kind)).unwrap();
+        bench.check(0x308, 2, 4, &[(2, 0x2000), (4, 5)], Outcome::Resume, &[(3, want)]);
+    };
+    store(0x102);
+    set(0x77, 0x402);
+    store(0x102);
+    set(2, 1);
+    set(0x77, 0x402);
+    store(1);
+    let stored = bench.storage.read_array::<201>(AbsoluteAddress(0x3000)).unwrap();
+    assert_eq!((&stored[..200], stored[200]), (&area(2)[..200], 0), "the block and nothing else");
+
+    for subcode in [5, 6] {
+        for (r1, address, want) in [
+            (3, 0x2000, SPECIFICATION),
+            (2, 0x2008, SPECIFICATION),
+            (2, MIB, ADDRESSING),
+            (2, u64::MAX << 12, ADDRESSING),
+        ] {
+            bench.check(0x308, r1, 5, &[(r1.into(), address), (5, subcode)], want, &[]);
+        }
+    }
+    for subcode in [2, 7, 8, 10, 0x10000, u64::MAX] {
+        bench.check(0x308, 2, 4, &[(2, 0x2000), (4, subcode)], SPECIFICATION, &[]);
+    }
+}
+
+#[test]
+fn resets() {
+    use ResetKind::{Clear, Initial, Normal};
+    let loaded = Psw { mask: 0x8000_0000, address: 0x4000 };
+    for (subcode, others, own, psw, rest) in [
+        (0, Clear, Clear, loaded, Some(0x77)),
+        (1, Normal, Initial, loaded, Some(0x77)),
+        (3, Clear, Clear, KERNEL_PSW, Some(0)),
+        (4, Clear, Clear, KERNEL_PSW, Some(0x77)),
+    ] {
+        let bench = bench();
+        bench.storage.write(AbsoluteAddress(0), &[0, 8, 0, 0, 0x80, 0, 0x40, 0]).unwrap();
+        bench.storage.write(AbsoluteAddress(0x8000), &[0x77]).unwrap();
+        // The watchdog is off afterwards.
+        bench.check(0x288, 2, 4, &[(2, 0), (3, 15)], Outcome::Resume, &[]);
+        let cpu = bench.diagnose(0x308, 2, 4, &[(4, subcode)]);
+        assert_eq!(cpu.outcomes, [Outcome::Resume]);
+        assert_eq!(
+            (cpu.resets.as_slice(), cpu.state.psw, cpu.operating),
+            (&[own][..], psw, true),
+            "{subcode}"
+        );
+        assert_eq!(bench.vm.take_calls(), [Call::ResetCpus(others, Some(0)), Call::Clear], "{subcode}");
+        let byte = bench.storage.read_array::<1>(AbsoluteAddress(0x8000)).unwrap()[0];
+        assert_eq!(Some(byte), rest, "{subcode}");
+        bench.check(0x288, 2, 4, &[(2, 2)], SPECIFICATION, &[]);
+        assert!(!bench.board.control.ended());
+    }
+}
+
+#[test]
+fn a_reset_during_a_reset_is_none() {
+    let bench = bench();
+    bench.board.resetting.store(true, Ordering::SeqCst);
+    let cpu = bench.diagnose(0x308, 2, 4, &[(4, 3)]);
+    assert!(cpu.resets.is_empty() && bench.vm.take_calls().is_empty());
+}
+
+#[test]
+fn watchdog() {
+    let second = 1_000_000_000;
+    let run_out = |bench: &Bench| {
+        let actions = std::mem::take(&mut *bench.clock.actions.lock().unwrap());
+        actions.into_iter().map(|(at, action)| (action(), at).1).collect::<Vec<_>>()
+    };
+    let kicked = |bench: &Bench| bench.vm.take_calls().contains(&Call::Kick);
+    let bench = bench();
+    for (r1, function, timeout, action) in [
+        (3, 0, 15, 0),
+        (2, 0, 14, 0),
+        (2, 0, u64::MAX, 0),
+        (2, 0, 15, 1),
+        (2, 1, 15, 0),
+        (2, 2, 0, 0),
+        (2, 3, 15, 0),
+    ] {
+        let gr = &[(r1, function), (r1 + 1, timeout), (6, action)];
+        bench.check(0x288, r1 as u8, 6, gr, SPECIFICATION, &[]);
+    }
+    assert!(run_out(&bench).is_empty());
+
+    let function = |n, timeout| bench.check(0x288, 2, 6, &[(2, n), (3, timeout)], Outcome::Resume, &[]);
+    function(0, 15);
+    function(1, 20);
+    function(2, 0);
+    assert_eq!(run_out(&bench), [15 * second + 1000, 20 * second + 1000]);
+    assert!(!kicked(&bench), "changed, then cancelled");
+
+    function(0, 30);
+    run_out(&bench);
+    assert!(kicked(&bench));
+    let cpu = bench.answer(&[], &[Exit::Kicked, Exit::Kicked]);
+    assert_eq!((cpu.resets.as_slice(), cpu.state.psw), (&[ResetKind::Clear][..], KERNEL_PSW), "once");
+
+    let bench = bench_with(WatchdogAction::Poweroff);
+    bench.check(0x288, 2, 6, &[(2, 0), (3, 15)], Outcome::Resume, &[]);
+    run_out(&bench);
+    assert!(matches!(bench.board.control.take_end(), Some(End::Watchdog)));
+    let bench = bench_with(WatchdogAction::None);
+    bench.check(0x288, 2, 6, &[(2, 0), (3, 15)], Outcome::Resume, &[]);
+    run_out(&bench);
+    assert!(!bench.board.control.ended() && !kicked(&bench));
+}
+
+#[test]
+fn host_time_watchdog_ignores_timers_of_before() {
+    let vm = Arc::new(ScriptedVm::default());
+    let control = Arc::new(Control::new(vm).unwrap());
+    let watchdog =
+        Watchdog::new(WatchdogAction::Poweroff, Arc::new(HostClock::new()), control.clone()).unwrap();
+    watchdog.function(0, 15, 0).unwrap();
+    watchdog.timer_expired();
+    watchdog.function(2, 0, 0).unwrap();
+    watchdog.timer_expired();
+    assert!(!control.ended());
+}
+
+#[test]
+fn system_information() {
+    let bench = bench();
+    let stsi = |function_code, selector2, address| Exit::StoreSystemInformation {
+        function_code,
+        selector1: 2,
+        selector2,
+        operand: Operand { address, ar: 0 },
+    };
+    let cpu = bench.answer(&[], &[stsi(3, 2, 0x1000), stsi(3, 1, 0x2000), stsi(15, 2, 0), stsi(3, 2, MIB)]);
+    let (stored, none) = (Outcome::ConditionCode(0), Outcome::ConditionCode(3));
+    assert_eq!(cpu.outcomes, [stored, none, none, ADDRESSING]);
+    assert_eq!(bench.storage.read_array(AbsoluteAddress(0x1000 + 56)), Ok([0xd2, 0xe5, 0xd4]));
+    assert_eq!(bench.storage.read_array(AbsoluteAddress(0x2000)), Ok([0; 64]));
+}
+
+#[test]
+fn devices_answer_their_instructions() {
+    let bench = bench();
+    bench.storage.write(AbsoluteAddress(0x2000), &[0, 8, 0, 0, 0, 0, 0, 0]).unwrap();
+    let operand = Operand { address: 0x3000, ar: 0 };
+    let cpu = bench.answer(
+        &[],
+        &[
+            Exit::ServiceCall { command: 0x0fff_0001, sccb: RealAddress(0x2000) },
+            Exit::StoreChannelReportWord(operand),
+            Exit::OtherChannelInstruction,
+            Exit::Pqap,
+            Exit::Nqap { r1: 2, r2: 4 },
+            Exit::Dqap { r1: 2, r2: 4 },
+        ],
+    );
+    let cc = Outcome::ConditionCode;
+    assert_eq!(cpu.outcomes, [cc(0), cc(1), cc(3), OPERATION, OPERATION, OPERATION]);
+    assert_eq!(bench.storage.read_array(AbsoluteAddress(0x2006)), Ok([0x01, 0xf0]));
+}
+
+#[test]
+fn how_a_run_ends() {
+    let wait = |address| Exit::DisabledWait(Psw { mask: 0x0002_0001_8000_0000, address });
+    let end_of = |first: &[Exit], second: &[Exit]| {
+        let bench = bench();
+        bench.vm.operating.store(1, Ordering::SeqCst);
+        bench.answer(&[], first);
+        assert!(!bench.board.control.ended(), "one CPU still runs");
+        bench.vm.operating.store(0, Ordering::SeqCst);
+        let mut cpu = ScriptedCpu::new(&bench.storage, second);
+        cpu.address = 1;
+        bench.board.run(&mut cpu);
+        let calls = bench.vm.take_calls();
+        (bench.board.control.take_end().expect("it has ended"), calls)
+    };
+    for (first, second) in [
+        (&[Exit::Stopped][..], &[Exit::Stopped][..]),
+        (&[wait(0xfff)], &[Exit::Stopped]),
+        (&[wait(0x1000)], &[wait(0x7_0fff)]),
+        // A CPU that left its wait and stopped.
+        (&[wait(0x1234), Exit::Stopped], &[Exit::Stopped]),
+    ] {
+        let (end, calls) = end_of(first, second);
+        let crashed = first == [wait(0x1000)];
+        assert_eq!(matches!(end, End::PoweredOff), !crashed, "{first:?} {second:?}: {end:?}");
+        assert_eq!(calls.last(), Some(&Call::Kick));
+    }
+    let (end, _) = end_of(&[Exit::Stopped], &[wait(0x1234_5678)]);
+    let End::Crashed(crash) = &end else { panic!("{end:?}") };
+    assert_eq!((crash.cpu, end.exit_status()), (1, 1));
+    let text = crash.to_string();
+    assert!(
+        text.starts_with("disabled wait on CPU 1: PSW 0002000180000000 0000000012345678\nGR0 "),
+        "{text}"
+    );
+
+    let bench = bench();
+    bench.board.run(&mut ScriptedCpu::new(&bench.storage, &[Exit::Kicked]));
+    let end = bench.board.control.take_end().unwrap();
+    assert!(matches!(&end, End::Failed(e) if e.to_string() == "CPU 0: the script has ended"), "{end:?}");
+    assert_eq!(end.exit_status(), 3);
+}
+
+#[test]
+fn the_first_reason_stands() {
+    let bench = bench();
+    bench.board.control.end(End::Stopped("a"));
+    bench.board.control.end(End::PoweredOff);
+    assert!(matches!(bench.board.control.take_end(), Some(End::Stopped("a"))));
+}
+
+#[test]
+fn starting() {
+    let bench = bench();
+    let mut cpu = ScriptedCpu::new(&bench.storage, &[]);
+    cpu.operating = false;
+    bench.board.start(&mut cpu).unwrap();
+    assert_eq!((cpu.state.psw, cpu.operating), (KERNEL_PSW, true));
+    assert_eq!(bench.storage.read_array(AbsoluteAddress(0)), Ok(KERNEL));
+}

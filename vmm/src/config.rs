@@ -1,0 +1,432 @@
+//! What to run: the flags of `adjunct run`, the configuration file, and the checked result.
+//!
+//! [`Options`] is both: clap reads it from the command line, serde from `--config FILE`. A flag
+//! overrides the field of the same name. [`Options::resolve`] turns it into a [`Config`], whose values
+//! have been checked as far as that is possible without opening anything.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::Deserialize;
+use uuid::Uuid;
+
+/// Most CPUs a guest may have: as many as READ CPU INFO names in one block.
+pub const MAX_CPUS: u16 = 240;
+/// Most guest storage: what a region-third table of the host maps with room to spare.
+pub const MAX_MEMORY: u64 = 1 << 42;
+/// Longest VM name in bytes: STSI 3.2.2 holds 256 with the terminating zero.
+pub const MAX_NAME: usize = 255;
+/// Longest command line kept; the kernel's own limit is checked by the loader.
+const MAX_COMMAND_LINE: usize = 1 << 16;
+/// The UUID that a run with virtual time has unless one is given: such a run is the same every time.
+const FIXED_UUID: Uuid = Uuid::from_u128(0x6164_6a75_6e63_7400_8000_0000_0000_0001);
+
+/// A bad argument: names the flag, what is wrong and what to give instead.
+#[derive(Debug, thiserror::Error)]
+#[error("{flag}: {problem}; {remedy}")]
+pub struct BadArgument {
+    /// The flag or configuration field.
+    pub flag: &'static str,
+    /// What is wrong with the value.
+    pub problem: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+impl BadArgument {
+    /// `problem` with the value of `flag`, and the `remedy`.
+    pub fn new(flag: &'static str, problem: impl fmt::Display, remedy: impl fmt::Display) -> Self {
+        Self { flag, problem: problem.to_string(), remedy: remedy.to_string() }
+    }
+}
+
+/// The flags of `adjunct run`, which are the fields of the configuration file.
+#[derive(Clone, Debug, Default, PartialEq, clap::Args, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Options {
+    /// JSON file whose fields are these flags; a flag on the command line overrides its field
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+
+    /// Linux image (vmlinuz) or ELF executable for s390x to start
+    #[arg(long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+
+    /// Initial RAM disk for a Linux kernel
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<PathBuf>,
+
+    /// Kernel command line
+    #[arg(long, value_name = "STRING", allow_hyphen_values = true)]
+    pub append: Option<String>,
+
+    /// Guest storage, a multiple of 1M [default: 1G]
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<String>,
+
+    /// Number of CPUs [default: 1]
+    #[arg(long, value_name = "N")]
+    pub cpus: Option<u16>,
+
+    /// CPU model: z10, z196, zec12, z13, z14, max [default: max]
+    #[arg(long, value_name = "NAME")]
+    pub cpu_model: Option<String>,
+
+    /// Give the guest the crypto queues of this mediated device of the AP host
+    #[arg(long, value_name = "UUID")]
+    pub ap_mdev: Option<String>,
+
+    /// JSON description of the simulated AP host [default: a built-in one]
+    #[arg(long, value_name = "FILE")]
+    pub ap_host: Option<PathBuf>,
+
+    /// Name that the guest sees (STSI 3.2.2) [default: adjunct]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+
+    /// UUID that the guest sees (STSI 3.2.2) [default: a random one]
+    #[arg(long, value_name = "UUID")]
+    pub uuid: Option<String>,
+
+    /// Virtual time: the instruction count. One CPU; two runs of one guest are identical
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL")]
+    pub icount: Option<bool>,
+
+    /// What to log to standard error: LEVEL or MODULE=LEVEL, comma-separated [default: warn]
+    #[arg(long, value_name = "FILTER")]
+    pub log: Option<String>,
+
+    /// Where the guest's console is: stdio, none, or file=PATH (output only) [default: stdio]
+    #[arg(long, value_name = "WHERE")]
+    pub console: Option<String>,
+
+    /// Which console the SCLP offers: vt220 (a terminal) or line-mode (operator messages) [default: vt220]
+    #[arg(long, value_name = "TYPE")]
+    pub console_type: Option<ConsoleType>,
+
+    /// What happens when the guest's watchdog (DIAGNOSE 288) runs out: reset, poweroff, none [default: reset]
+    #[arg(long, value_name = "ACTION")]
+    pub watchdog_action: Option<WatchdogAction>,
+}
+
+/// What happens when the guest's watchdog runs out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WatchdogAction {
+    /// The guest is loaded again.
+    #[default]
+    Reset,
+    /// The run ends.
+    Poweroff,
+    /// Nothing but a log message.
+    None,
+}
+
+/// Which console the SCLP offers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ConsoleType {
+    /// A terminal: bytes in both directions.
+    #[default]
+    Vt220,
+    /// Operator messages and commands: lines in EBCDIC.
+    LineMode,
+}
+
+/// Where the guest's console is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConsoleTarget {
+    /// Standard input and output.
+    Stdio,
+    /// Output is discarded, input stays empty.
+    None,
+    /// Output goes to this file.
+    File(PathBuf),
+}
+
+impl FromStr for ConsoleTarget {
+    type Err = BadArgument;
+
+    fn from_str(text: &str) -> Result<Self, BadArgument> {
+        match text.split_once('=') {
+            None if text == "stdio" => Ok(Self::Stdio),
+            None if text == "none" => Ok(Self::None),
+            Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
+            _ => Err(BadArgument::new(
+                "--console",
+                format_args!("'{text}' is no console"),
+                "give stdio, none or file=PATH",
+            )),
+        }
+    }
+}
+
+/// A checked configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The image to start.
+    pub kernel: PathBuf,
+    /// Initial RAM disk.
+    pub initrd: Option<PathBuf>,
+    /// Kernel command line, empty unless given.
+    pub append: String,
+    /// Guest storage in bytes, a multiple of 1 MiB.
+    pub memory: u64,
+    /// Number of CPUs, 1 to [`MAX_CPUS`].
+    pub cpus: u16,
+    /// Name of the CPU model; the CPU back end knows which exist.
+    pub cpu_model: String,
+    /// Mediated device whose queues the guest gets.
+    pub ap_mdev: Option<Uuid>,
+    /// Description of the AP host.
+    pub ap_host: Option<PathBuf>,
+    /// Name that the guest sees.
+    pub name: String,
+    /// UUID that the guest sees.
+    pub uuid: Uuid,
+    /// Whether time is virtual.
+    pub icount: bool,
+    /// Log filter.
+    pub log: String,
+    /// Where the console is.
+    pub console: ConsoleTarget,
+    /// Which console the SCLP offers.
+    pub console_type: ConsoleType,
+    /// What an expired watchdog does.
+    pub watchdog_action: WatchdogAction,
+}
+
+impl Options {
+    /// Reads a configuration file.
+    pub fn from_file(path: &Path) -> Result<Self, BadArgument> {
+        let text = std::fs::read_to_string(path).map_err(|e| {
+            BadArgument::new("--config", format_args!("read {}: {e}", path.display()), "give a readable file")
+        })?;
+        Self::from_json(&text)
+            .map_err(|e| BadArgument { problem: format!("{}: {}", path.display(), e.problem), ..e })
+    }
+
+    fn from_json(text: &str) -> Result<Self, BadArgument> {
+        serde_json::from_str(text).map_err(|e| {
+            BadArgument::new("--config", e, "its fields are the flags of `adjunct run` without the dashes")
+        })
+    }
+
+    /// These options, and for what they leave open those of `file`.
+    #[must_use]
+    pub fn or(self, file: Self) -> Self {
+        Self {
+            config: self.config,
+            kernel: self.kernel.or(file.kernel),
+            initrd: self.initrd.or(file.initrd),
+            append: self.append.or(file.append),
+            memory: self.memory.or(file.memory),
+            cpus: self.cpus.or(file.cpus),
+            cpu_model: self.cpu_model.or(file.cpu_model),
+            ap_mdev: self.ap_mdev.or(file.ap_mdev),
+            ap_host: self.ap_host.or(file.ap_host),
+            name: self.name.or(file.name),
+            uuid: self.uuid.or(file.uuid),
+            icount: self.icount.or(file.icount),
+            log: self.log.or(file.log),
+            console: self.console.or(file.console),
+            console_type: self.console_type.or(file.console_type),
+            watchdog_action: self.watchdog_action.or(file.watchdog_action),
+        }
+    }
+
+    /// Reads the configuration file, if one is named, and checks everything.
+    pub fn resolve(self) -> Result<Config, BadArgument> {
+        let options = match &self.config {
+            Some(path) => {
+                let file = Self::from_file(path)?;
+                self.or(file)
+            }
+            None => self,
+        };
+        options.check()
+    }
+
+    fn check(self) -> Result<Config, BadArgument> {
+        let kernel = self.kernel.ok_or_else(|| {
+            BadArgument::new("--kernel", "missing", "name a Linux image or an s390x ELF executable")
+        })?;
+        let append = self.append.unwrap_or_default();
+        if append.contains('\0') || append.len() > MAX_COMMAND_LINE {
+            let problem = "a command line of that length or with a zero byte";
+            return Err(BadArgument::new("--append", problem, "shorten it"));
+        }
+        let cpus = self.cpus.unwrap_or(1);
+        if !(1..=MAX_CPUS).contains(&cpus) {
+            let remedy = format!("give 1 to {MAX_CPUS}");
+            return Err(BadArgument::new("--cpus", format_args!("{cpus} CPUs"), remedy));
+        }
+        let icount = self.icount.unwrap_or(false);
+        if icount && cpus != 1 {
+            return Err(BadArgument::new(
+                "--icount",
+                format_args!("{cpus} CPUs cannot share one instruction count"),
+                "give --cpus 1 or leave out --icount",
+            ));
+        }
+        let name = self.name.unwrap_or_else(|| "adjunct".into());
+        if name.is_empty() || name.len() > MAX_NAME || name.chars().any(char::is_control) {
+            let remedy = format!("give 1 to {MAX_NAME} bytes of printable text");
+            return Err(BadArgument::new("--name", format_args!("{name:?}"), remedy));
+        }
+        let uuid = match &self.uuid {
+            Some(text) => parse_uuid("--uuid", text)?,
+            None if icount => FIXED_UUID,
+            None => Uuid::new_v4(),
+        };
+        if self.ap_host.is_some() && self.ap_mdev.is_none() {
+            return Err(BadArgument::new(
+                "--ap-host",
+                "an AP host without a mediated device gives the guest nothing",
+                "add --ap-mdev UUID with one of its mdevs",
+            ));
+        }
+        Ok(Config {
+            kernel,
+            initrd: self.initrd,
+            append,
+            memory: parse_memory(self.memory.as_deref().unwrap_or("1G"))?,
+            cpus,
+            cpu_model: self.cpu_model.unwrap_or_else(|| "max".into()),
+            ap_mdev: self.ap_mdev.map(|text| parse_uuid("--ap-mdev", &text)).transpose()?,
+            ap_host: self.ap_host,
+            name,
+            uuid,
+            icount,
+            log: self.log.unwrap_or_else(|| "warn".into()),
+            console: self.console.as_deref().unwrap_or("stdio").parse()?,
+            console_type: self.console_type.unwrap_or_default(),
+            watchdog_action: self.watchdog_action.unwrap_or_default(),
+        })
+    }
+}
+
+fn parse_uuid(flag: &'static str, text: &str) -> Result<Uuid, BadArgument> {
+    Uuid::parse_str(text).map_err(|e| {
+        BadArgument::new(
+            flag,
+            format_args!("'{text}' is no UUID ({e})"),
+            "write it like 62177883-f1bb-47f0-914d-32a22e3a8804",
+        )
+    })
+}
+
+/// A size with the unit K, M, G or T (also KiB and so on), a multiple of 1 MiB.
+fn parse_memory(text: &str) -> Result<u64, BadArgument> {
+    let bad =
+        |problem: String| BadArgument::new("--memory", problem, "give a multiple of 1M, as in 512M or 1G");
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let unit = unit.strip_suffix("iB").unwrap_or(unit);
+    let shift = match unit {
+        "K" | "k" => 10,
+        "M" | "m" => 20,
+        "G" | "g" => 30,
+        "T" | "t" => 40,
+        "" => return Err(bad(format!("'{text}' has no unit"))),
+        _ => return Err(bad(format!("'{text}' is no size"))),
+    };
+    let size = number
+        .parse::<u64>()
+        .ok()
+        .and_then(|n| n.checked_mul(1 << shift))
+        .ok_or_else(|| bad(format!("'{text}' is no size")))?;
+    if size == 0 || size % (1 << 20) != 0 {
+        return Err(bad(format!("'{text}' is not a multiple of 1M above zero")));
+    }
+    if size > MAX_MEMORY {
+        let remedy = format!("give at most {}T", MAX_MEMORY >> 40);
+        return Err(BadArgument::new("--memory", format_args!("'{text}' is too much"), remedy));
+    }
+    Ok(size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(json: &str) -> Result<Config, String> {
+        Options::from_json(json).and_then(Options::check).map_err(|e| e.to_string())
+    }
+
+    fn check_error(json: &str, want: &[&str]) {
+        let error = options(json).expect_err(json);
+        for part in want {
+            assert!(error.contains(part), "{json}: {error:?} lacks {part:?}");
+        }
+    }
+
+    #[test]
+    fn defaults() {
+        let config = options(r#"{"kernel": "k"}"#).unwrap();
+        assert_eq!((config.memory, config.cpus, config.cpu_model.as_str()), (1 << 30, 1, "max"));
+        assert_eq!((config.name.as_str(), config.append.as_str()), ("adjunct", ""));
+        assert_eq!(config.console, ConsoleTarget::Stdio);
+        assert_ne!(config.uuid, options(r#"{"kernel": "k"}"#).unwrap().uuid, "random");
+        let fixed = |_| options(r#"{"kernel": "k", "icount": true}"#).unwrap().uuid;
+        assert_eq!(fixed(0), fixed(1), "a reproducible run has no random identity");
+    }
+
+    #[test]
+    fn flags_override_the_file() {
+        let file =
+            Options::from_json(r#"{"kernel": "a", "cpus": 3, "ap-mdev": "x", "console": "none"}"#).unwrap();
+        let flags = Options { kernel: Some("b".into()), icount: Some(false), ..Options::default() };
+        let both = flags.or(file);
+        assert_eq!(both.kernel.as_deref(), Some(Path::new("b")));
+        assert_eq!((both.cpus, both.icount, both.console.as_deref()), (Some(3), Some(false), Some("none")));
+    }
+
+    #[test]
+    fn a_file_names_itself_in_its_errors() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, r#"{"kernal": "k"}"#).unwrap();
+        let error = Options { config: Some(file.path().into()), ..Options::default() }.resolve().unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains(&file.path().display().to_string()), "{text}");
+        assert!(text.contains("unknown field `kernal`"), "{text}");
+
+        let gone = Options { config: Some("/nonexistent/x".into()), ..Options::default() }.resolve();
+        assert!(gone.unwrap_err().to_string().starts_with("--config: read /nonexistent/x: "));
+    }
+
+    #[test]
+    fn each_bad_argument_is_named_with_its_remedy() {
+        for (json, want) in [
+            (r#"{}"#, ["--kernel: missing", "name a Linux image"]),
+            (r#"{"kernel": "k", "memory": "512"}"#, ["--memory: '512' has no unit", "512M"]),
+            (r#"{"kernel": "k", "memory": "1X"}"#, ["--memory: '1X' is no size", "1G"]),
+            (r#"{"kernel": "k", "memory": "0M"}"#, ["not a multiple", "--memory"]),
+            (r#"{"kernel": "k", "memory": "1025K"}"#, ["not a multiple", "--memory"]),
+            (r#"{"kernel": "k", "memory": "99999999999999999999G"}"#, ["no size", "--memory"]),
+            (r#"{"kernel": "k", "memory": "9T"}"#, ["too much", "at most 4T"]),
+            (r#"{"kernel": "k", "cpus": 0}"#, ["--cpus: 0 CPUs", "1 to 240"]),
+            (r#"{"kernel": "k", "cpus": 241}"#, ["--cpus: 241 CPUs", "1 to 240"]),
+            (r#"{"kernel": "k", "cpus": 2, "icount": true}"#, ["--icount: 2 CPUs", "--cpus 1"]),
+            (r#"{"kernel": "k", "ap-mdev": "5"}"#, ["--ap-mdev: '5' is no UUID", "62177883"]),
+            (r#"{"kernel": "k", "uuid": "z"}"#, ["--uuid: 'z' is no UUID", "write it like"]),
+            (r#"{"kernel": "k", "ap-host": "f"}"#, ["--ap-host", "--ap-mdev"]),
+            (r#"{"kernel": "k", "name": ""}"#, ["--name", "printable"]),
+            (r#"{"kernel": "k", "console": "tty"}"#, ["--console: 'tty'", "file=PATH"]),
+            (r#"{"kernel": 5}"#, ["--config", "flags of `adjunct run`"]),
+        ] {
+            check_error(json, &want);
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, size) in
+            [("1M", 1 << 20), ("1G", 1 << 30), ("2048K", 1 << 21), ("4T", 1 << 42), ("3GiB", 3 << 30)]
+        {
+            assert_eq!(parse_memory(text).unwrap(), size, "{text}");
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! The event loop, in the main thread: what a person types, signals, the watchdog, the end of the run.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
+use vmm_sys_util::terminal::Terminal;
+use vmm_sys_util::timerfd::TimerFd;
+
+use crate::board::Board;
+use crate::console::{EscapeAction, Escapes};
+use crate::control::{End, HostFailure};
+use crate::host::{Signals, Stopping};
+
+/// How long a guest may take to power off when asked to before the run ends anyway.
+const GRACE: Duration = Duration::from_secs(20);
+/// How often input that could not be passed on is tried again.
+const RETRY_EVERY: Duration = Duration::from_millis(20);
+/// Most bytes of input taken at once.
+const MOST_INPUT: usize = 4096;
+
+/// What a descriptor is registered for.
+const WAKE: u32 = 0;
+const SIGNAL: u32 = 1;
+const WATCHDOG: u32 = 2;
+const TYPED: u32 = 3;
+const RETRY: u32 = 4;
+const GRACE_OVER: u32 = 5;
+
+/// Where the guest's input comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// Nowhere.
+    None,
+    /// Standard input, byte for byte.
+    Raw,
+    /// A person at a terminal, with escape keys.
+    Typed,
+}
+
+/// Serves the events of `board` until its run has ended.
+pub fn serve(board: &Board, signals: &Signals, input: Input) -> Result<(), HostFailure> {
+    let mut manager = EventManager::new()?;
+    manager.add_subscriber(Loop {
+        board,
+        signals,
+        input,
+        waitable: true,
+        escapes: Escapes::default(),
+        retry: TimerFd::new()?,
+        grace: TimerFd::new()?,
+        stopping: "",
+    });
+    while !board.control.ended() {
+        manager.run()?;
+    }
+    Ok(())
+}
+
+struct Loop<'a> {
+    board: &'a Board,
+    signals: &'a Signals,
+    input: Input,
+    /// Whether standard input can be waited for: files cannot.
+    waitable: bool,
+    escapes: Escapes,
+    /// Runs while input is not waited for: the guest has no room for it, or it cannot be waited for.
+    retry: TimerFd,
+    /// Runs while a guest that was asked to power off has time to do so.
+    grace: TimerFd,
+    /// What asked it.
+    stopping: &'static str,
+}
+
+impl MutEventSubscriber for Loop<'_> {
+    fn init(&mut self, ops: &mut EventOps) {
+        let fixed = [
+            (self.board.control.wake().as_raw_fd(), WAKE),
+            (self.signals.event().as_raw_fd(), SIGNAL),
+            (self.board.watchdog.descriptor(), WATCHDOG),
+            (self.retry.as_raw_fd(), RETRY),
+            (self.grace.as_raw_fd(), GRACE_OVER),
+        ];
+        for (descriptor, purpose) in fixed {
+            let added = ops.add(Events::with_data_raw(descriptor, purpose, EventSet::IN));
+            self.need(added);
+        }
+        if self.input != Input::None && ops.add(Self::typed()).is_err() {
+            self.waitable = false;
+            self.start_retry();
+        }
+    }
+
+    fn process(&mut self, events: Events, ops: &mut EventOps) {
+        match events.data() {
+            SIGNAL => self.signal(),
+            WATCHDOG => self.board.watchdog.timer_expired(),
+            TYPED => {
+                if self.room() == 0 {
+                    self.need(ops.remove(Self::typed()));
+                    self.start_retry();
+                } else if !self.take_input() {
+                    self.need(ops.remove(Self::typed()));
+                }
+            }
+            RETRY => self.retry(ops),
+            GRACE_OVER => self.board.control.end(End::Stopped(self.stopping)),
+            // The loop around this looks at the control.
+            _ => {}
+        }
+    }
+}
+
+impl Loop<'_> {
+    fn typed() -> Events {
+        Events::with_data(&io::stdin(), TYPED, EventSet::IN)
+    }
+
+    /// Ends the run when the host refuses what the loop cannot do without.
+    fn need<T, E: Into<HostFailure>>(&self, result: Result<T, E>) {
+        if let Err(error) = result {
+            self.board.control.end(End::Failed(error.into()));
+        }
+    }
+
+    fn room(&self) -> usize {
+        self.board.devices.input_room().min(MOST_INPUT)
+    }
+
+    fn start_retry(&mut self) {
+        let started = self.retry.reset(RETRY_EVERY, Some(RETRY_EVERY)).map_err(io::Error::from);
+        self.need(started);
+    }
+
+    fn stop_retry(&mut self) {
+        let stopped = self.retry.clear().map_err(io::Error::from);
+        self.need(stopped);
+    }
+
+    fn retry(&mut self, ops: &mut EventOps) {
+        // Makes the timer unready; it was ready, so this does not block.
+        let read = self.retry.wait().map_err(io::Error::from);
+        self.need(read);
+        if self.room() == 0 {
+            return;
+        }
+        if self.waitable {
+            self.stop_retry();
+            self.need(ops.add(Self::typed()));
+        } else if !self.take_input() {
+            self.stop_retry();
+        }
+    }
+
+    /// Passes on what there is and the guest has room for. False when standard input has ended, which
+    /// does not end the run.
+    fn take_input(&mut self) -> bool {
+        let mut buffer = [0; MOST_INPUT];
+        let room = self.room();
+        let length = match io::stdin().lock().read_raw(&mut buffer[..room]) {
+            Ok(0) => return false,
+            Ok(length) => length,
+            Err(e) if [libc::EINTR, libc::EAGAIN].contains(&e.errno()) => return true,
+            Err(e) => {
+                log::warn!("read standard input: {e}");
+                return false;
+            }
+        };
+        let typed = &buffer[..length];
+        if self.input == Input::Raw {
+            self.board.devices.input(typed, &*self.board.vm);
+            return true;
+        }
+        let (bytes, actions) = self.escapes.feed(typed);
+        self.board.devices.input(&bytes, &*self.board.vm);
+        for action in actions {
+            match action {
+                EscapeAction::Quit => self.board.control.end(End::Stopped("Ctrl-a x")),
+                EscapeAction::Help => eprint!("\n{}", Escapes::HELP),
+                EscapeAction::PowerDown => {
+                    if !self.board.devices.quiesce(&*self.board.vm) {
+                        eprintln!("\nadjunct: the guest does not listen for power-off requests yet");
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    fn signal(&mut self) {
+        match self.signals.take() {
+            None => {}
+            Some(Stopping::Now(name)) => self.board.control.end(End::Stopped(name)),
+            // A second request, or a guest that would not notice: at once.
+            Some(Stopping::Gently(name)) => {
+                if !self.stopping.is_empty() || !self.board.devices.quiesce(&*self.board.vm) {
+                    return self.board.control.end(End::Stopped(name));
+                }
+                log::info!("{name}: asked the guest to power off within {GRACE:?}");
+                self.stopping = name;
+                let started = self.grace.reset(GRACE, None).map_err(io::Error::from);
+                self.need(started);
+            }
+        }
+    }
+}

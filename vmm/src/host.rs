@@ -1,0 +1,193 @@
+//! Host set-up: the terminal in raw mode and out of it again on every way out, and signals.
+//!
+//! The only module of this crate with `unsafe` code.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU64, Ordering};
+
+use libc::{c_int, c_void, siginfo_t, termios};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::signal::register_signal_handler;
+use vmm_sys_util::terminal::Terminal;
+
+/// The terminal's settings before raw mode; null when there is nothing to restore. Points to a leaked
+/// allocation, because a signal handler may read it at any time.
+static SAVED: AtomicPtr<termios> = AtomicPtr::new(std::ptr::null_mut());
+/// Descriptor that a signal makes readable, or -1.
+static WAKE: AtomicI32 = AtomicI32::new(-1);
+/// Bit n: signal n came and has not been taken.
+static CAME: AtomicU64 = AtomicU64::new(0);
+
+/// Signals that end a run, in the handling of [`Signals`].
+const STOPPING: [c_int; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT];
+/// Signals that kill the process by themselves, before which the terminal must be restored.
+const FATAL: [c_int; 5] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGABRT];
+
+/// Standard input in raw mode; restores the terminal when dropped.
+#[derive(Debug)]
+pub struct RawTerminal(());
+
+impl RawTerminal {
+    /// Puts standard input into raw mode; `None` when it is no terminal. Ctrl-c and the like then are
+    /// input for the guest.
+    pub fn enter() -> io::Result<Option<Self>> {
+        if !is_terminal() {
+            return Ok(None);
+        }
+        let mut settings = std::mem::MaybeUninit::<termios>::uninit();
+        // SAFETY: `settings` is a valid place for a termios, and the result is checked before it is read.
+        if unsafe { libc::tcgetattr(libc::STDIN_FILENO, settings.as_mut_ptr()) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: tcgetattr succeeded and has filled it.
+        let settings = unsafe { settings.assume_init() };
+        restore_before_fatal_signals()?;
+        // Leaked, see `SAVED`; a process enters raw mode once.
+        SAVED.store(Box::into_raw(Box::new(settings)), Ordering::SeqCst);
+        let raw = Self(());
+        io::stdin().lock().set_raw_mode()?;
+
+        // Also the guest's: Enter as carriage return, Ctrl-s and Ctrl-q.
+        let mut settings = settings;
+        settings.c_lflag &= !(libc::ICANON | libc::ECHO | libc::ISIG | libc::IEXTEN);
+        settings.c_iflag &=
+            !(libc::ICRNL | libc::INLCR | libc::IGNCR | libc::IXON | libc::ISTRIP | libc::BRKINT);
+        // SAFETY: `settings` is a valid termios.
+        if unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, &settings) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Some(raw))
+    }
+}
+
+impl Drop for RawTerminal {
+    fn drop(&mut self) {
+        restore_terminal();
+    }
+}
+
+/// Whether standard input is a terminal.
+pub fn is_terminal() -> bool {
+    use std::io::IsTerminal;
+    io::stdin().is_terminal()
+}
+
+/// Gives the terminal its settings back, if it is in raw mode. For panic hooks too; may be called more
+/// than once.
+pub fn restore_terminal() {
+    let saved = SAVED.swap(std::ptr::null_mut(), Ordering::SeqCst);
+    if !saved.is_null() {
+        // SAFETY: `saved` came from Box::into_raw and is never freed; tcsetattr is async-signal-safe.
+        unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, saved) };
+    }
+}
+
+/// What was installed for each signal of [`FATAL`] before, leaked as `SAVED` is.
+static BEFORE: [AtomicPtr<libc::sigaction>; FATAL.len()] =
+    [const { AtomicPtr::new(std::ptr::null_mut()) }; FATAL.len()];
+
+fn restore_before_fatal_signals() -> io::Result<()> {
+    for (signal, before) in FATAL.into_iter().zip(&BEFORE) {
+        // SAFETY: a sigaction is plain data for which zeros are valid.
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        let handler: extern "C" fn(c_int) = on_fatal;
+        action.sa_sigaction = handler as usize;
+        // On the alternate stack, where Rust runs its own handler for stack overflow.
+        action.sa_flags = libc::SA_ONSTACK;
+        // SAFETY: as above.
+        let mut old: libc::sigaction = unsafe { std::mem::zeroed() };
+        // SAFETY: both point to valid sigactions, and the handler does only what a handler may.
+        if unsafe { libc::sigaction(signal, &action, &mut old) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        before.store(Box::into_raw(Box::new(old)), Ordering::SeqCst);
+    }
+    Ok(())
+}
+
+/// Restores the terminal and lets the signal do what it would have done.
+extern "C" fn on_fatal(signal: c_int) {
+    restore_terminal();
+    if let Some(n) = FATAL.iter().position(|&s| s == signal) {
+        let before = BEFORE[n].load(Ordering::SeqCst);
+        // SAFETY: `before` was stored before this handler could run for `signal` a second time, and is
+        // never freed; null is allowed. Both functions are async-signal-safe.
+        unsafe {
+            libc::sigaction(signal, before, std::ptr::null_mut());
+            libc::raise(signal);
+        }
+    }
+}
+
+/// Signals that end a run, as events.
+#[derive(Debug)]
+pub struct Signals {
+    event: EventFd,
+}
+
+impl Signals {
+    /// Catches SIGTERM, SIGINT, SIGHUP and SIGQUIT.
+    pub fn catch() -> io::Result<Self> {
+        let event = EventFd::new(EFD_NONBLOCK)?;
+        WAKE.store(event.as_raw_fd(), Ordering::SeqCst);
+        for signal in STOPPING {
+            register_signal_handler(signal, on_stopping).map_err(io::Error::from)?;
+        }
+        Ok(Self { event })
+    }
+
+    /// Readable when a signal came.
+    pub fn event(&self) -> &EventFd {
+        &self.event
+    }
+
+    /// Takes the name of a signal that came.
+    pub fn take(&self) -> Option<Stopping> {
+        let _ = self.event.read();
+        let came = CAME.swap(0, Ordering::SeqCst);
+        let has = |signal: c_int| came >> signal & 1 != 0;
+        // The gentle one only if it came alone.
+        if has(libc::SIGINT) {
+            Some(Stopping::Now("SIGINT"))
+        } else if has(libc::SIGQUIT) {
+            Some(Stopping::Now("SIGQUIT"))
+        } else if has(libc::SIGHUP) {
+            Some(Stopping::Now("SIGHUP"))
+        } else {
+            has(libc::SIGTERM).then_some(Stopping::Gently("SIGTERM"))
+        }
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        WAKE.store(-1, Ordering::SeqCst);
+    }
+}
+
+/// How a signal wants the run to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopping {
+    /// After the guest had a chance to power off.
+    Gently(&'static str),
+    /// At once.
+    Now(&'static str),
+}
+
+extern "C" fn on_stopping(signal: c_int, _: *mut siginfo_t, _: *mut c_void) {
+    CAME.fetch_or(1 << signal, Ordering::SeqCst);
+    let wake = WAKE.load(Ordering::SeqCst);
+    if wake >= 0 {
+        let one = 1u64.to_ne_bytes();
+        // SAFETY: write is async-signal-safe; `one` is 8 readable bytes. The result does not matter:
+        // a full counter is readable, and the handler keeps errno's user from nothing.
+        unsafe {
+            let errno = libc::__errno_location();
+            let saved = *errno;
+            libc::write(wake, one.as_ptr().cast(), one.len());
+            *errno = saved;
+        }
+    }
+}

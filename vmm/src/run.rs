@@ -1,0 +1,92 @@
+//! One thread per CPU, the event loop in the caller's.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use machine::Vcpu;
+
+use crate::board::{BOOT_CPU, Board};
+use crate::console::Output;
+use crate::control::{Control, End, HostFailure};
+use crate::event_loop::{Input, serve};
+use crate::host::{RawTerminal, Signals};
+
+/// How long the end of a run waits for the CPUs, and for the reader of the console.
+const CPUS_PATIENCE: Duration = Duration::from_secs(5);
+const CONSOLE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Loads the guest and runs it to its end. `cpus` are all CPUs of the board's machine; `stdin` says
+/// whether standard input is the guest's. The terminal is restored and the console's output written
+/// when this returns.
+pub fn run(board: &Arc<Board>, cpus: Vec<Box<dyn Vcpu>>, output: &Output, stdin: bool) -> End {
+    let end = run_to_end(board, cpus, stdin).unwrap_or_else(End::Failed);
+    if !output.flush(CONSOLE_PATIENCE) {
+        log::warn!("the reader of the console has left output unread for {CONSOLE_PATIENCE:?}: it is lost");
+    }
+    output.close();
+    end
+}
+
+fn run_to_end(board: &Arc<Board>, mut cpus: Vec<Box<dyn Vcpu>>, stdin: bool) -> Result<End, HostFailure> {
+    let boot = cpus.iter_mut().find(|cpu| cpu.address() == BOOT_CPU).ok_or("the machine has no CPU 0")?;
+    board.start(&mut **boot)?;
+    let signals = Signals::catch()?;
+    let terminal = if stdin { RawTerminal::enter()? } else { None };
+    let input = match (&terminal, stdin) {
+        (_, false) => Input::None,
+        (None, true) => Input::Raw,
+        (Some(_), true) => Input::Typed,
+    };
+    let (done, all_done) = channel();
+    let mut threads = Vec::new();
+    for cpu in cpus {
+        match spawn(board.clone(), cpu, done.clone()) {
+            Ok(thread) => threads.push(thread),
+            Err(e) => board.control.end(End::Failed(e.into())),
+        }
+    }
+    drop(done);
+    if let Err(error) = serve(board, &signals, input) {
+        board.control.end(End::Failed(error));
+    }
+    join(threads, &all_done);
+    drop(terminal);
+    Ok(board.control.take_end().expect("the loop ends with the run"))
+}
+
+fn spawn(board: Arc<Board>, mut cpu: Box<dyn Vcpu>, done: Sender<()>) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(format!("cpu{}", cpu.address())).spawn(move || {
+        let _done = done;
+        let _watch = EndOnPanic(board.control.clone());
+        board.run(&mut *cpu);
+    })
+}
+
+/// Ends the run when the thread that holds it panics.
+struct EndOnPanic(Arc<Control>);
+
+impl Drop for EndOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.end(End::Failed("a CPU's thread panicked; this is a bug in adjunct".into()));
+        }
+    }
+}
+
+/// Waits for the CPUs, but not for ever: one that waits for another that has gone never comes.
+fn join(threads: Vec<JoinHandle<()>>, all_done: &Receiver<()>) {
+    let deadline = Instant::now() + CPUS_PATIENCE;
+    // Nothing is ever sent: the channel disconnects when the last sender has gone.
+    let _ = all_done.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+    for thread in threads {
+        if thread.is_finished() {
+            // A panic has been reported by its hook and has ended the run.
+            let _ = thread.join();
+        } else {
+            log::debug!("{:?} has not ended", thread.thread().name());
+        }
+    }
+}
