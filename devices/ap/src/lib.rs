@@ -1,4 +1,41 @@
 //! AP instructions, queues, emulated Crypto Express cards and the simulated AP host.
+//!
+//! Three layers answer PQAP, NQAP and DQAP, whoever hands them over: the software engine, or KVM where cards are simulated.
+//!
+//! * *Instruction*: [`ApMachine::execute`] takes a CPU's exit; below it, [`instruction`] holds the rules as functions of
+//!   register images, with every check, condition code and response code.
+//! * *Queue*: [`ApMachine`] is the machine's hardware, adapters by domains. Each queue takes requests and gives replies in
+//!   order, is reset, and reports replies by adapter interruptions to the [`Notifier`] of the guest that asked for it.
+//! * *Card*: [`card`] computes the replies, on host threads that the machine owns, never on a CPU's thread.
+//!
+//! Beside them, [`host`] knows which mediated device may have which queue, as the Linux of the simulated machine would.
+//!
+//! Invariants:
+//!
+//! * What a guest may reach is decided at each instruction from the 256 bytes of its [`GuestCrycb`]. Deliberately absent is any
+//!   other copy of the masks.
+//! * A request that NQAP accepted ends in one full DQAP reply or one discard by a reset, zeroize, deconfiguration or
+//!   check-stop that TAPQ shows; [`QueueStatistics`] counts both.
+//! * After a reset nothing of before is left: no request, reply, key, notification byte or interruption.
+//!
+//! Neighbours: `crycb` for masks and the bytes of the CRYCB; `machine` for CPU, storage, interruptions and time; `vmm`, which
+//! wires all of it and knows the guests. Neither the engine nor KVM is known here.
+
+#![forbid(unsafe_code)]
 
 pub mod card;
+mod execute;
+#[cfg(test)]
+mod fixture;
+mod guest;
+mod hardware;
 pub mod host;
+pub mod instruction;
+mod pool;
+mod queue;
+mod status;
+
+pub use guest::{GuestAp, GuestCrycb, Notifier};
+pub use hardware::{ApMachine, Hardware};
+pub use queue::{AdapterState, Dequeue, QueueStatistics};
+pub use status::{QueueInformation, ResponseCode, Status};
