@@ -19,6 +19,8 @@ mod message;
 mod random;
 mod rsa;
 mod session;
+#[cfg(test)]
+mod tests;
 
 pub use accelerator::Accelerator;
 pub use cca::CcaCoprocessor;

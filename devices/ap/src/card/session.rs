@@ -5,8 +5,8 @@ use super::rsa::CrtKey;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use zeroize::Zeroize;
 
-/// Keys kept. A server uses a few; more only cost the derivation again. A key takes less than 8 KiB, so a guest can make the
-/// host hold 256 KiB for a queue.
+/// Keys kept. A server uses a few; more only cost the derivation again. A key takes some 8 KiB, so a guest can make the
+/// host hold a quarter of a megabyte for a queue.
 const KEYS: usize = 32;
 
 /// Everything a card remembers for one queue: its source of random bytes, and the RSA keys that requests brought along, in
@@ -84,6 +84,11 @@ impl Session {
     #[cfg(test)]
     pub(super) fn key_count(&self) -> usize {
         self.lock().entries.len()
+    }
+
+    #[cfg(test)]
+    pub(super) fn any_key(&self) -> Arc<CrtKey> {
+        self.lock().entries[0].1.clone()
     }
 
     #[cfg(test)]
