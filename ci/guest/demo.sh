@@ -71,10 +71,10 @@ rsa_steps() {
             *) continue ;;
         esac
         only $queue
-        show lszcrypt -V
         # A private operation is two requests: the CRT one, and one with the public exponent for OpenSSL's blinding.
         rsa_counted private 2048 $ADJUNCT_RSA 2
         rsa_counted public 2048 $ADJUNCT_RSA 1
+        show lszcrypt -V
     done
     for queue in $(queues); do
         chzcrypt -e $queue > /dev/null

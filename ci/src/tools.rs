@@ -151,13 +151,11 @@ fn unpack(root: &Path, tool: Tool) -> Result<()> {
         fs::remove_file(debs.join(&package.file))?;
     }
     bar.finish_and_clear();
-    let triplet = run(Command::new("gcc").arg("-print-multiarch")).unwrap_or_default();
-    write_wrappers(root, triplet.trim())
+    write_wrappers(root, &triplet(architecture.trim()))
 }
 
 /// A script in `bin/` for each program in `usr/bin/`, which finds the libraries unpacked beside it.
 fn write_wrappers(root: &Path, triplet: &str) -> Result<()> {
-    let triplet = if triplet.is_empty() { "x86_64-linux-gnu" } else { triplet };
     fs::create_dir_all(root.join("bin"))?;
     for entry in fs::read_dir(root.join("usr/bin"))? {
         let name = entry?.file_name();
@@ -176,6 +174,17 @@ fn write_wrappers(root: &Path, triplet: &str) -> Result<()> {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
     }
     Ok(())
+}
+
+/// The directory name of an architecture's libraries.
+fn triplet(architecture: &str) -> String {
+    let machine = match architecture {
+        "amd64" => "x86_64",
+        "arm64" => "aarch64",
+        "ppc64el" => "powerpc64le",
+        same => same,
+    };
+    format!("{machine}-linux-gnu")
 }
 
 fn codename(os_release: &str) -> Option<String> {
