@@ -63,7 +63,7 @@ pub(crate) fn rows() -> Vec<Row> {
 
 /// Whether mask `m` (leftmost of four bits for condition code 0) selects condition code `cc`.
 #[inline(always)]
-fn selects(m: u8, cc: u8) -> bool {
+pub(super) fn selects(m: u8, cc: u8) -> bool {
     m << cc & 8 != 0
 }
 

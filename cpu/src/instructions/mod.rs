@@ -6,13 +6,42 @@
 
 use crate::table::Row;
 
+mod arithmetic;
 mod branch;
+mod compare;
+mod condition;
 mod control;
+mod highword;
+mod immediate;
 mod load;
+mod load_and_update;
+mod logical;
+mod multiple;
+mod multiply;
+mod shift;
 mod storage_control;
+mod store;
 mod time;
 
 /// Every row, chapter by chapter.
 pub(crate) fn rows() -> Vec<Row> {
-    [load::rows(), branch::rows(), time::rows(), storage_control::rows(), control::rows()].concat()
+    [
+        load::rows(),
+        branch::rows(),
+        time::rows(),
+        storage_control::rows(),
+        control::rows(),
+        arithmetic::rows(),
+        compare::rows(),
+        condition::rows(),
+        highword::rows(),
+        immediate::rows(),
+        load_and_update::rows(),
+        logical::rows(),
+        multiple::rows(),
+        multiply::rows(),
+        shift::rows(),
+        store::rows(),
+    ]
+    .concat()
 }
