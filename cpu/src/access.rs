@@ -190,8 +190,9 @@ macro_rules! word {
 
             #[inline(always)]
             unsafe fn write(self, at: *mut u8) {
-                // SAFETY: the caller vouches for the bytes; `Unaligned` has alignment 1.
-                unsafe { at.cast::<Unaligned<$type>>().write_volatile(Unaligned(self.to_be())) }
+                // A volatile store of a packed struct would go through the stack.
+                // SAFETY: the caller vouches for the bytes.
+                unsafe { at.cast::<$type>().write_unaligned(self.to_be()) }
             }
 
             fn from_bytes(bytes: &[u8; 16]) -> Self {
@@ -275,32 +276,102 @@ impl Span {
         (self.first_length >= self.length).then_some(self.first)
     }
 
+    /// The host address of byte `n` (below the length) and how many bytes follow it in its piece.
+    #[inline(always)]
+    fn piece(&self, n: usize) -> (*mut u8, usize) {
+        if n < self.first_length {
+            (self.first.wrapping_add(n), self.first_length.min(self.length) - n)
+        } else {
+            (self.second.wrapping_add(n - self.first_length), self.length - n)
+        }
+    }
+
+    /// Calls `f` for each stretch that is one piece of storage in both operands, from the left, with
+    /// the host addresses in both, the position and the length, until it answers.
+    #[inline(always)]
+    fn stretches<T>(
+        &self,
+        other: &Span,
+        mut f: impl FnMut(*mut u8, *mut u8, usize, usize) -> Option<T>,
+    ) -> Option<T> {
+        let length = self.length.min(other.length);
+        let mut n = 0;
+        while n < length {
+            let ((a, left_a), (b, left_b)) = (self.piece(n), other.piece(n));
+            let stretch = left_a.min(left_b).min(length - n);
+            if let Some(answer) = f(a, b, n, stretch) {
+                return Some(answer);
+            }
+            n += stretch;
+        }
+        None
+    }
+
+    /// The word at byte `n`, in one access when it lies in one piece.
+    #[inline(always)]
+    pub fn load<T: Word>(&self, n: usize) -> T {
+        assert!(n + T::SIZE as usize <= self.length, "a word at {n} of a span of {}", self.length);
+        let (at, left) = self.piece(n);
+        if left >= T::SIZE as usize {
+            // SAFETY: the piece has the word's bytes, which are guest storage.
+            return unsafe { T::read(at) };
+        }
+        let mut bytes = [0; 16];
+        (0..T::SIZE as usize).for_each(|k| bytes[k] = self.get(n + k));
+        T::from_bytes(&bytes)
+    }
+
+    /// Replaces the word at byte `n`, in one access when it lies in one piece.
+    #[inline(always)]
+    pub fn store<T: Word>(&self, n: usize, value: T) {
+        assert!(n + T::SIZE as usize <= self.length, "a word at {n} of a span of {}", self.length);
+        let (at, left) = self.piece(n);
+        if left >= T::SIZE as usize {
+            // SAFETY: the piece has the word's bytes, which are guest storage; the span is for stores.
+            return unsafe { value.write(at) };
+        }
+        let bytes = value.to_bytes();
+        (0..T::SIZE as usize).for_each(|k| self.set(n + k, bytes[k]));
+    }
+
     /// Copies `from` (as long as this span) byte by byte from the left, as MVC is defined: a destination
     /// one byte to the right of the source propagates.
     #[inline(always)]
     pub fn move_from(&self, from: &Span) {
-        if let (Some(to), Some(source)) = (self.whole(), from.whole())
-            && self.length == from.length
-            && (to as usize).wrapping_sub(source as usize) >= self.length
-        {
-            // SAFETY: both are `length` bytes of guest storage; `copy` allows any overlap, and the
-            // distance shows that moving all at once equals moving byte by byte.
-            unsafe { std::ptr::copy(source, to, self.length) }
-            return;
-        }
-        if let (Some(to), Some(source)) = (self.whole(), from.whole())
-            && to as usize == source as usize + 1
-        {
-            // SAFETY: as above; propagating one byte is filling with it.
-            unsafe { std::ptr::write_bytes(to, source.read_volatile(), self.length) }
-            return;
-        }
-        for n in 0..self.length.min(from.length) {
+        self.stretches(from, |to, source, _, length| {
+            let distance = (to as usize).wrapping_sub(source as usize);
+            if length == 8 && distance >= 8 {
+                // SAFETY: eight bytes of guest storage each; fetching them whole before storing equals
+                // moving byte by byte at such a distance.
+                unsafe { u64::read(source).write(to) };
+                return None::<()>;
+            }
+            if distance >= length {
+                // SAFETY: both are `length` bytes of guest storage; `copy` allows any overlap, and the
+                // distance shows that moving all at once equals moving byte by byte.
+                unsafe { std::ptr::copy(source, to, length) }
+            } else if distance == 1 {
+                // SAFETY: as above; propagating one byte is filling with it.
+                unsafe { std::ptr::write_bytes(to, source.read_volatile(), length) }
+            } else if distance != 0 {
+                for n in 0..length {
+                    // SAFETY: byte n is inside both stretches.
+                    unsafe { to.wrapping_add(n).write_volatile(source.wrapping_add(n).read_volatile()) }
+                }
+            }
+            None
+        });
+    }
+
+    /// Copies `from` (as long as this span) byte by byte from the right, as MVCRL is defined.
+    pub fn move_from_right(&self, from: &Span) {
+        for n in (0..self.length.min(from.length)).rev() {
             self.set(n, from.get(n));
         }
     }
 
     /// Sets every byte to `byte`.
+    #[inline(always)]
     pub fn fill(&self, byte: u8) {
         let first = self.first_length.min(self.length);
         // SAFETY: the pieces are guest storage of these lengths.
@@ -313,6 +384,7 @@ impl Span {
     }
 
     /// Whether both spans begin at the same byte of storage.
+    #[inline(always)]
     pub fn same_start(&self, other: &Span) -> bool {
         self.first == other.first
     }
@@ -320,52 +392,123 @@ impl Span {
     /// The position of the first byte that differs, within the shorter of both.
     #[inline(always)]
     pub fn mismatch(&self, other: &Span) -> Option<usize> {
-        let length = self.length.min(other.length);
-        if let (Some(a), Some(b)) = (self.whole(), other.whole()) {
+        self.stretches(other, |a, b, start, length| {
             let mut n = 0;
             while n + 8 <= length {
-                // SAFETY: eight bytes at n are inside both spans.
+                // SAFETY: eight bytes at n are inside both stretches.
                 let (x, y) = unsafe { (u64::read(a.wrapping_add(n)), u64::read(b.wrapping_add(n))) };
                 if x != y {
-                    return Some(n + (x ^ y).leading_zeros() as usize / 8);
+                    return Some(start + n + (x ^ y).leading_zeros() as usize / 8);
                 }
                 n += 8;
             }
             while n < length {
-                // SAFETY: byte n is inside both spans.
+                // SAFETY: byte n is inside both stretches.
                 if unsafe { a.wrapping_add(n).read_volatile() != b.wrapping_add(n).read_volatile() } {
-                    return Some(n);
+                    return Some(start + n);
                 }
                 n += 1;
             }
-            return None;
-        }
-        (0..length).find(|&n| self.get(n) != other.get(n))
+            None
+        })
     }
 
-    /// Replaces each byte by `f(own, other)`, from the left; true when any result is not zero.
+    /// The position of the first byte that is `byte`.
     #[inline(always)]
-    pub fn combine(&self, other: &Span, f: impl Fn(u8, u8) -> u8) -> bool {
+    pub fn find(&self, byte: u8) -> Option<usize> {
+        const ONES: u64 = 0x0101_0101_0101_0101;
+        self.stretches(self, |at, _, start, length| {
+            let mut n = 0;
+            while n + 8 <= length {
+                // SAFETY: eight bytes at n are inside the stretch.
+                let x = unsafe { u64::read(at.wrapping_add(n)) } ^ ONES * byte as u64;
+                if x.wrapping_sub(ONES) & !x & ONES << 7 != 0 {
+                    break;
+                }
+                n += 8;
+            }
+            while n < length {
+                // SAFETY: byte n is inside the stretch.
+                if unsafe { at.wrapping_add(n).read_volatile() } == byte {
+                    return Some(start + n);
+                }
+                n += 1;
+            }
+            None
+        })
+    }
+
+    /// Replaces each byte by `f(own, other)`, as if from the left byte by byte; true when any result is
+    /// not zero. `f` gets eight bytes at a time (or one, on the right), and treats each bit alike
+    /// wherever it stands in its byte.
+    #[inline(always)]
+    pub fn combine(&self, other: &Span, f: impl Fn(u64, u64) -> u64) -> bool {
         let mut any = 0;
-        for n in 0..self.length.min(other.length) {
-            let byte = f(self.get(n), other.get(n));
-            self.set(n, byte);
-            any |= byte;
-        }
+        self.stretches(other, |to, source, _, length| {
+            // A destination less than eight bytes to the right of the source feeds its results back.
+            let words = !(1..8).contains(&(to as usize).wrapping_sub(source as usize));
+            let mut n = 0;
+            while words && n + 8 <= length {
+                let (to, source) = (to.wrapping_add(n), source.wrapping_add(n));
+                // SAFETY: eight bytes at n are inside both stretches.
+                unsafe {
+                    let word = f(u64::read(to), u64::read(source));
+                    word.write(to);
+                    any |= word;
+                }
+                n += 8;
+            }
+            while n < length {
+                let (to, source) = (to.wrapping_add(n), source.wrapping_add(n));
+                // SAFETY: byte n is inside both stretches.
+                unsafe {
+                    let byte = f(to.read_volatile() as u64, source.read_volatile() as u64) as u8;
+                    to.write_volatile(byte);
+                    any |= byte as u64;
+                }
+                n += 1;
+            }
+            None::<()>
+        });
         any != 0
     }
 
-    /// Copies the bytes out.
+    /// Replaces each byte by the byte of `table` (256 bytes) that it selects.
+    #[inline(always)]
+    pub fn translate(&self, table: &Span) {
+        assert!(table.length >= 256, "a translation table of {} bytes", table.length);
+        if let (Some(at), Some(table)) = (self.whole(), table.whole()) {
+            for n in 0..self.length {
+                let byte = at.wrapping_add(n);
+                // SAFETY: byte n is inside this span; a byte selects one of the table's 256.
+                unsafe {
+                    byte.write_volatile(table.wrapping_add(byte.read_volatile() as usize).read_volatile())
+                }
+            }
+            return;
+        }
+        (0..self.length).for_each(|n| self.set(n, table.get(self.get(n) as usize)));
+    }
+
+    /// Copies the first bytes out, as many as `buffer` holds.
     pub fn read(&self, buffer: &mut [u8]) {
-        for (n, byte) in buffer.iter_mut().enumerate() {
-            *byte = self.get(n);
+        assert!(buffer.len() <= self.length, "{} bytes of a span of {}", buffer.len(), self.length);
+        let (left, right) = buffer.split_at_mut(self.first_length.min(buffer.len()));
+        // SAFETY: the pieces are guest storage of at least these lengths, which no buffer is part of.
+        unsafe {
+            std::ptr::copy_nonoverlapping(self.first, left.as_mut_ptr(), left.len());
+            std::ptr::copy_nonoverlapping(self.second, right.as_mut_ptr(), right.len());
         }
     }
 
-    /// Copies bytes in.
+    /// Replaces the first bytes by `bytes`.
     pub fn write(&self, bytes: &[u8]) {
-        for (n, byte) in bytes.iter().enumerate() {
-            self.set(n, *byte);
+        assert!(bytes.len() <= self.length, "{} bytes into a span of {}", bytes.len(), self.length);
+        let (left, right) = bytes.split_at(self.first_length.min(bytes.len()));
+        // SAFETY: as in `read`; the span was made for stores.
+        unsafe {
+            std::ptr::copy_nonoverlapping(left.as_ptr(), self.first, left.len());
+            std::ptr::copy_nonoverlapping(right.as_ptr(), self.second, right.len());
         }
     }
 }

@@ -16,11 +16,15 @@ mod immediate;
 mod load;
 mod load_and_update;
 mod logical;
+mod long;
 mod multiple;
 mod multiply;
 mod shift;
+mod storage;
 mod storage_control;
 mod store;
+mod string;
+mod swap;
 mod time;
 
 /// Every row, chapter by chapter.
@@ -42,6 +46,10 @@ pub(crate) fn rows() -> Vec<Row> {
         multiply::rows(),
         shift::rows(),
         store::rows(),
+        swap::rows(),
+        string::rows(),
+        storage::rows(),
+        long::rows(),
     ]
     .concat()
 }
