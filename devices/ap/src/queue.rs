@@ -65,6 +65,8 @@ pub struct QueueStatistics {
     pub discards: u64,
     /// Requests and replies on the queue now.
     pub queued: u64,
+    /// Replies on the queue now that DQAP can take.
+    pub waiting: u64,
     /// Adapter interruptions made pending.
     pub interruptions: u64,
 }
@@ -230,7 +232,8 @@ impl Queue {
 
     pub(crate) fn statistics(&self) -> QueueStatistics {
         let state = self.lock();
-        QueueStatistics { queued: state.entries.len() as u64, ..state.statistics }
+        let (queued, waiting) = (state.entries.len() as u64, state.visible as u64);
+        QueueStatistics { queued, waiting, ..state.statistics }
     }
 
     /// Reset and zeroize: discards all there is, forgets keys and interruption, and is in progress for a while.
