@@ -1,54 +1,31 @@
 //! The wiring: one function per device, in the order in which a machine is put together.
 
-use std::fs;
+mod crypto;
+
+use std::io;
 use std::sync::Arc;
 
-use ap::host::ApHost;
 use crycb::Matrix;
 use css::Css;
-use machine::{Exit, Outcome, Post, Storage, Vcpu};
+use machine::{Clock, Exit, Outcome, Post, Storage, Vcpu, Vm};
 use sclp::{Console, ConsoleSink, Consoles, Sclp};
-use zarch::ProgramCode;
+use zarch::{FacilityList, ProgramCode};
 
-use crate::config::{BadArgument, Config, ConsoleType};
+use crate::config::{Config, ConsoleType};
+pub use crypto::{Attachment, Crypto};
 
-/// The AP host with the mediated device that the guest got of it.
-#[derive(Debug)]
-pub struct Attachment {
-    /// The host with its cards.
-    pub host: ApHost,
-    /// What the guest may reach: the device's matrix through the filter.
-    pub matrix: Matrix,
-}
-
-/// Attaches the mediated device that `config` names, if it names one.
-pub fn attach_ap(config: &Config) -> Result<Option<Attachment>, BadArgument> {
-    let Some(uuid) = config.ap_mdev else { return Ok(None) };
-    let mut host = match &config.ap_host {
-        None => ApHost::builtin(),
-        Some(path) => {
-            let bad = |problem: String| {
-                BadArgument::new(
-                    "--ap-host",
-                    format_args!("{}: {problem}", path.display()),
-                    "see docs/ap-host.md",
-                )
-            };
-            let text = fs::read_to_string(path).map_err(|e| bad(e.to_string()))?;
-            ApHost::from_json(&text).map_err(|e| bad(chain(&e)))?
-        }
-    };
-    let matrix = host.attach(uuid).map_err(|e| {
-        let remedy = "name an mdev whose queues are free, or describe another host with --ap-host";
-        BadArgument::new("--ap-mdev", chain(&e), remedy)
-    })?;
-    Ok(Some(Attachment { host, matrix }))
-}
-
-/// An error with its sources on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let sources = std::iter::successors(error.source(), |e| e.source());
-    sources.fold(error.to_string(), |text, source| format!("{text}: {source}"))
+/// What devices are connected to.
+pub struct Connections {
+    /// Guest storage.
+    pub storage: Arc<Storage>,
+    /// The CPUs, for interruptions.
+    pub vm: Arc<dyn Vm>,
+    /// Guest time.
+    pub clock: Arc<dyn Clock>,
+    /// The guest's facilities.
+    pub facilities: FacilityList,
+    /// Where the guest's console writes to.
+    pub output: Arc<dyn ConsoleSink>,
 }
 
 /// Everything that a guest reaches by its instructions.
@@ -56,13 +33,16 @@ pub struct Devices {
     sclp: Sclp,
     console: Console,
     css: Css,
+    crypto: Option<Crypto>,
 }
 
 impl Devices {
-    /// The devices that `config` asks for. The console writes to `output`.
-    pub fn new(config: &Config, output: Arc<dyn ConsoleSink>) -> Self {
-        let (sclp, console) = service_processor(config, output);
-        Self { sclp, console, css: channel_subsystem() }
+    /// The devices that `config` asks for, with the crypto queues of `attachment`.
+    pub fn new(config: &Config, attachment: Option<Attachment>, to: Connections) -> io::Result<Self> {
+        let (sclp, console) = service_processor(config, &to);
+        let css = channel_subsystem();
+        let crypto = attachment.map(|attachment| crypto_queues(&attachment, to)).transpose()?;
+        Ok(Self { sclp, console, css, crypto })
     }
 
     /// Answers an exit that names an instruction.
@@ -73,20 +53,22 @@ impl Devices {
         post: &dyn Post,
         storage: &Storage,
     ) -> Outcome {
-        if let Some(outcome) = self.sclp.execute(cpu, exit, post, storage) {
-            return outcome;
-        }
-        if let Some(outcome) = self.css.execute(cpu, exit, post, storage) {
-            return outcome;
-        }
-        // Without AP its instructions do not exist.
-        Outcome::Program(ProgramCode::Operation.into())
+        let crypto = self.crypto.as_ref();
+        crypto
+            .and_then(|crypto| crypto.execute(cpu, exit))
+            .or_else(|| self.sclp.execute(cpu, exit, post, storage))
+            .or_else(|| self.css.execute(cpu, exit, post, storage))
+            // The instructions of a device that is not there.
+            .unwrap_or(Outcome::Program(ProgramCode::Operation.into()))
     }
 
     /// Subsystem reset.
     pub(crate) fn reset(&self) {
         self.sclp.reset();
         self.css.reset();
+        if let Some(crypto) = &self.crypto {
+            crypto.reset();
+        }
     }
 
     /// How many bytes of console input the guest has room for.
@@ -103,17 +85,35 @@ impl Devices {
     pub(crate) fn quiesce(&self, post: &dyn Post) -> bool {
         self.sclp.quiesce(post)
     }
+
+    /// The guest's crypto queues, if it has any.
+    pub fn crypto(&self) -> Option<&Crypto> {
+        self.crypto.as_ref()
+    }
+
+    /// Lets the guest reach `matrix` from now on, and tells it so; false when it has no AP.
+    pub fn replace_crycb(&self, vm: &dyn Vm, matrix: &Matrix) -> bool {
+        let Some(crypto) = &self.crypto else { return false };
+        crypto.replace(vm, matrix);
+        self.css.ap_config_changed(vm);
+        true
+    }
 }
 
-fn service_processor(config: &Config, output: Arc<dyn ConsoleSink>) -> (Sclp, Console) {
+fn service_processor(config: &Config, to: &Connections) -> (Sclp, Console) {
     let cpus = u8::try_from(config.cpus).expect("a configuration has at most 240 CPUs");
+    let output = Some(to.output.clone());
     let (console, consoles) = match config.console_type {
-        ConsoleType::Vt220 => (Console::Vt220, Consoles { vt220: Some(output), line_mode: None }),
-        ConsoleType::LineMode => (Console::LineMode, Consoles { line_mode: Some(output), vt220: None }),
+        ConsoleType::Vt220 => (Console::Vt220, Consoles { vt220: output, line_mode: None }),
+        ConsoleType::LineMode => (Console::LineMode, Consoles { line_mode: output, vt220: None }),
     };
     (Sclp::new(sclp::Config::new(cpus), consoles, None), console)
 }
 
 fn channel_subsystem() -> Css {
     Css::new(css::Config::default())
+}
+
+fn crypto_queues(attachment: &Attachment, to: Connections) -> io::Result<Crypto> {
+    Crypto::new(attachment, to.storage, to.vm, to.clock, to.facilities)
 }

@@ -12,9 +12,10 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use log::LevelFilter;
 use machine::{Clock, HostClock, Storage, Vcpu, Vm};
+use vmm::devices::{Attachment, Connections, Devices};
 use vmm::{
-    BadArgument, Board, Boot, Config, ConsoleTarget, Control, End, Identity, Options, Output, Parts, devices,
-    host,
+    BadArgument, Board, Boot, Config, ConsoleTarget, Control, End, Identity, LoadError, Options, Output,
+    Parts, host,
 };
 
 /// Exit status for bad arguments, which clap has too.
@@ -52,7 +53,8 @@ fn main() -> ExitCode {
         Err(error) => {
             // One line: what, and why.
             eprintln!("adjunct: {error:#}");
-            let bad = error.downcast_ref::<BadArgument>().is_some();
+            // Of what is loaded, every bit was an argument.
+            let bad = error.is::<BadArgument>() || error.is::<LoadError>();
             return ExitCode::from(if bad { BAD_ARGUMENTS } else { HOST_FAILURE });
         }
     };
@@ -79,11 +81,20 @@ fn run(config: &Config) -> anyhow::Result<End> {
     start_log(&config.log)?;
     let model = cpu_model(config)?;
     let machine_type = model.machine_type;
+    let facilities = model.facilities;
+    let attachment = Attachment::of(config)?;
     let boot = Boot::open(&config.kernel, config.initrd.as_deref(), &config.append)?;
     let storage = Arc::new(Storage::new(config.memory)?);
     let Engine { vm, cpus, clock } = engine(config, model, storage.clone())?;
     let output = console(&config.console).context("--console")?;
-    let devices = devices::Devices::new(config, output.clone());
+    let to = Connections {
+        storage: storage.clone(),
+        vm: vm.clone(),
+        clock: clock.clone(),
+        facilities,
+        output: output.clone(),
+    };
+    let devices = Devices::new(config, attachment, to).context("start the crypto cards")?;
     let control = Arc::new(Control::new(vm.clone()).context("make an event descriptor")?);
     let board = Board::new(Parts {
         storage,
@@ -96,7 +107,7 @@ fn run(config: &Config) -> anyhow::Result<End> {
         watchdog_action: config.watchdog_action,
     })
     .context("make the watchdog's timer")?;
-    Ok(vmm::run(&Arc::new(board), cpus, &output, config.console == ConsoleTarget::Stdio))
+    Ok(vmm::run(&Arc::new(board), cpus, &output, config.console == ConsoleTarget::Stdio)?)
 }
 
 fn start_log(filter: &str) -> Result<(), BadArgument> {

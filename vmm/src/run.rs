@@ -13,6 +13,7 @@ use crate::console::Output;
 use crate::control::{Control, End, HostFailure};
 use crate::event_loop::{Input, serve};
 use crate::host::{RawTerminal, Signals};
+use crate::loader::Error as LoadError;
 
 /// How long the end of a run waits for the CPUs, and for the reader of the console.
 const CPUS_PATIENCE: Duration = Duration::from_secs(5);
@@ -20,19 +21,24 @@ const CONSOLE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Loads the guest and runs it to its end. `cpus` are all CPUs of the board's machine; `stdin` says
 /// whether standard input is the guest's. The terminal is restored and the console's output written
-/// when this returns.
-pub fn run(board: &Arc<Board>, cpus: Vec<Box<dyn Vcpu>>, output: &Output, stdin: bool) -> End {
+/// when this returns. An error means that the guest could not be loaded and nothing ran.
+pub fn run(
+    board: &Arc<Board>,
+    mut cpus: Vec<Box<dyn Vcpu>>,
+    output: &Output,
+    stdin: bool,
+) -> Result<End, LoadError> {
+    let boot = cpus.iter_mut().find(|cpu| cpu.address() == BOOT_CPU).expect("every machine has a CPU 0");
+    board.start(&mut **boot)?;
     let end = run_to_end(board, cpus, stdin).unwrap_or_else(End::Failed);
     if !output.flush(CONSOLE_PATIENCE) {
         log::warn!("the reader of the console has left output unread for {CONSOLE_PATIENCE:?}: it is lost");
     }
     output.close();
-    end
+    Ok(end)
 }
 
-fn run_to_end(board: &Arc<Board>, mut cpus: Vec<Box<dyn Vcpu>>, stdin: bool) -> Result<End, HostFailure> {
-    let boot = cpus.iter_mut().find(|cpu| cpu.address() == BOOT_CPU).ok_or("the machine has no CPU 0")?;
-    board.start(&mut **boot)?;
+fn run_to_end(board: &Arc<Board>, cpus: Vec<Box<dyn Vcpu>>, stdin: bool) -> Result<End, HostFailure> {
     let signals = Signals::catch()?;
     let terminal = if stdin { RawTerminal::enter()? } else { None };
     let input = match (&terminal, stdin) {

@@ -1,11 +1,13 @@
 use super::*;
 use crate::config::Options;
 use crate::console::Output;
+use crate::devices::{Attachment, Connections};
 use crate::scripted::{Call, ScriptedCpu, ScriptedVm};
+use crycb::Matrix;
 use machine::{HostClock, Operand};
 use std::io::Write;
 use uuid::Uuid;
-use zarch::{ProgramCode, RealAddress};
+use zarch::{FacilityList, ProgramCode, RealAddress};
 
 const SPECIFICATION: Outcome = Outcome::Program(zarch::ProgramInterruption::new(ProgramCode::Specification));
 const ADDRESSING: Outcome = Outcome::Program(zarch::ProgramInterruption::new(ProgramCode::Addressing));
@@ -48,19 +50,27 @@ struct Bench {
     storage: Arc<Storage>,
 }
 
-fn bench_with(watchdog_action: WatchdogAction) -> Bench {
+fn bench_with(watchdog_action: WatchdogAction, ap_mdev: Option<&str>) -> Bench {
     let mut kernel = tempfile::NamedTempFile::new().unwrap();
     kernel.write_all(&KERNEL).unwrap();
-    let config = Options { kernel: Some(kernel.path().into()), ..Options::default() }.resolve().unwrap();
+    let (path, ap_mdev) = (kernel.path().into(), ap_mdev.map(Into::into));
+    let config = Options { kernel: Some(path), ap_mdev, ..Options::default() }.resolve().unwrap();
     let storage = Arc::new(Storage::new(MIB).unwrap());
     let vm = Arc::new(ScriptedVm::default());
     let clock = Arc::new(TestClock::default());
-    let output = Output::new(Box::new(std::io::sink())).unwrap();
+    let to = Connections {
+        storage: storage.clone(),
+        vm: vm.clone(),
+        clock: clock.clone(),
+        facilities: FacilityList::from_bits(&[12, 15, 65]),
+        output: Output::new(Box::new(std::io::sink())).unwrap(),
+    };
+    let devices = Devices::new(&config, Attachment::of(&config).unwrap(), to).unwrap();
     let board = Board::new(Parts {
         storage: storage.clone(),
         vm: vm.clone(),
         clock: clock.clone(),
-        devices: Devices::new(&config, output),
+        devices,
         control: Arc::new(Control::new(vm.clone()).unwrap()),
         boot: Boot::open(kernel.path(), None, "").unwrap(),
         identity: Identity { name: "n".into(), uuid: Uuid::nil(), machine_type: 0x3906, cpus: 2 },
@@ -71,7 +81,7 @@ fn bench_with(watchdog_action: WatchdogAction) -> Bench {
 }
 
 fn bench() -> Bench {
-    bench_with(WatchdogAction::Reset)
+    bench_with(WatchdogAction::Reset, None)
 }
 
 impl Bench {
@@ -229,11 +239,11 @@ fn watchdog() {
     let cpu = bench.answer(&[], &[Exit::Kicked, Exit::Kicked]);
     assert_eq!((cpu.resets.as_slice(), cpu.state.psw), (&[ResetKind::Clear][..], KERNEL_PSW), "once");
 
-    let bench = bench_with(WatchdogAction::Poweroff);
+    let bench = bench_with(WatchdogAction::Poweroff, None);
     bench.check(0x288, 2, 6, &[(2, 0), (3, 15)], Outcome::Resume, &[]);
     run_out(&bench);
     assert!(matches!(bench.board.control.take_end(), Some(End::Watchdog)));
-    let bench = bench_with(WatchdogAction::None);
+    let bench = bench_with(WatchdogAction::None, None);
     bench.check(0x288, 2, 6, &[(2, 0), (3, 15)], Outcome::Resume, &[]);
     run_out(&bench);
     assert!(!bench.board.control.ended() && !kicked(&bench));
@@ -287,6 +297,51 @@ fn devices_answer_their_instructions() {
     let cc = Outcome::ConditionCode;
     assert_eq!(cpu.outcomes, [cc(0), cc(1), cc(3), OPERATION, OPERATION, OPERATION]);
     assert_eq!(bench.storage.read_array(AbsoluteAddress(0x2006)), Ok([0x01, 0xf0]));
+}
+
+/// The queues of the first built-in mediated device: 05 and 06 by 04 and ab.
+#[test]
+fn crypto_queues() {
+    let bench = bench_with(WatchdogAction::Reset, Some("62177883-f1bb-47f0-914d-32a22e3a8804"));
+    let crypto = bench.board.devices.crypto().expect("it has AP");
+    let tapq = |apqn: u64| {
+        let cpu = bench.answer(&[(0, apqn)], &[Exit::Pqap]);
+        (cpu.outcomes[0], cpu.state.gr[1] >> 16 & 0xff)
+    };
+    let cc = Outcome::ConditionCode;
+    assert_eq!([0x0504, 0x06ab, 0x0547, 0x0a04].map(tapq), [(cc(0), 0), (cc(0), 0), (cc(3), 1), (cc(3), 1)]);
+
+    let matrix = Matrix { apm: crycb::Mask256::EMPTY.with(5), ..crypto.crycb().crycb().view().matrix() };
+    assert!(bench.board.devices.replace_crycb(&*bench.vm, &matrix));
+    assert_eq!(bench.vm.take_calls(), [Call::Held, Call::Post(machine::Floating::ChannelReport)]);
+    assert_eq!([0x0504, 0x06ab].map(tapq), [(cc(0), 0), (cc(3), 1)]);
+
+    // A reset of the machine resets its queues, which takes the cards a moment of virtual time.
+    bench.diagnose(0x308, 2, 4, &[(4, 3)]);
+    assert_eq!(tapq(0x0504), (cc(3), 2));
+    assert!(!self::bench().board.devices.replace_crycb(&*bench.vm, &matrix), "no AP");
+}
+
+#[test]
+fn refused_attachments_name_the_remedy() {
+    let attach = |uuid: &str, host: Option<&str>| {
+        let host = host.map(|text| {
+            let mut file = tempfile::NamedTempFile::new().unwrap();
+            file.write_all(text.as_bytes()).unwrap();
+            file
+        });
+        let options = Options {
+            kernel: Some("k".into()),
+            ap_mdev: Some(uuid.into()),
+            ap_host: host.as_ref().map(|f| f.path().into()),
+            ..Options::default()
+        };
+        Attachment::of(&options.resolve().unwrap()).unwrap_err().to_string()
+    };
+    let unknown = attach("00000000-0000-0000-0000-000000000001", None);
+    assert!(unknown.starts_with("--ap-mdev: ") && unknown.contains("62177883-f1bb"), "{unknown}");
+    let json = attach("62177883-f1bb-47f0-914d-32a22e3a8804", Some("{"));
+    assert!(json.starts_with("--ap-host: ") && json.contains("EOF") && json.contains("ap-host.md"), "{json}");
 }
 
 #[test]
