@@ -7,10 +7,13 @@
 use crate::table::Row;
 
 mod arithmetic;
+mod assist;
 mod branch;
 mod compare;
 mod condition;
 mod control;
+mod convert;
+mod decimal;
 mod highword;
 mod immediate;
 mod load;
@@ -26,6 +29,8 @@ mod store;
 mod string;
 mod swap;
 mod time;
+mod translate_ops;
+mod unicode;
 
 /// Every row, chapter by chapter.
 pub(crate) fn rows() -> Vec<Row> {
@@ -50,6 +55,11 @@ pub(crate) fn rows() -> Vec<Row> {
         string::rows(),
         storage::rows(),
         long::rows(),
+        assist::rows(),
+        decimal::rows(),
+        convert::rows(),
+        unicode::rows(),
+        translate_ops::rows(),
     ]
     .concat()
 }
