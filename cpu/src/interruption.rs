@@ -275,6 +275,7 @@ impl Cpu {
         let details = if self.exception.code == code { self.exception } else { code.into() };
         self.exception = ProgramInterruption::new(ProgramCode::Operation);
         self.execute_next = None;
+        log::trace!("program interruption {code:?} at {:x}, {details:x?}", self.ia);
         self.lowcore(lowcore::PROGRAM_IDENTIFICATION, (self.ilc as u32) << 16 | code as u32);
         if let Some(teid) = details.translation_exception_id {
             self.lowcore(lowcore::TRANSLATION_EXCEPTION_ID, teid);
