@@ -19,12 +19,18 @@ pub enum Space {
 /// Where a virtual page is.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Found {
-    /// Absolute address of the 4K-byte block.
+    /// Address of the 4K-byte block: real from [`Cpu::walk`], absolute from [`Cpu::translate`].
     pub(crate) page: u64,
     /// DAT protection: stores are refused.
     pub(crate) protected: bool,
     /// Instruction-execution protection.
     pub(crate) execution_protected: bool,
+}
+
+impl Found {
+    fn real(address: u64) -> Self {
+        Self { page: address & !(PAGE_SIZE - 1), protected: false, execution_protected: false }
+    }
 }
 
 /// Bits of an address-space-control element.
@@ -193,24 +199,24 @@ impl Cpu {
     /// The absolute address of the page of `address` in `space`.
     pub(crate) fn translate(&mut self, space: Space, address: u64, access: Access) -> Result<Found, Leave> {
         match space {
-            Space::Real => Ok(self.real_page(address)),
+            Space::Real => Ok(self.prefixed(Found::real(address))),
             Space::Virtual(asce) => match self.walk(asce, address) {
-                Ok(found) => Ok(found),
+                Ok(found) => Ok(self.prefixed(found)),
                 Err(code) => Err(self.access_exception(code, address, access, 0)),
             },
         }
     }
 
-    fn real_page(&self, address: u64) -> Found {
-        let page = self.real_to_absolute(address & !(PAGE_SIZE - 1)).0;
-        Found { page, protected: false, execution_protected: false }
+    /// Prefixing applies to what translation yields, a real address.
+    fn prefixed(&self, found: Found) -> Found {
+        Found { page: self.real_to_absolute(found.page).0, ..found }
     }
 
-    /// Walks the tables that `asce` designates. Table origins are taken as absolute addresses, which the
+    /// Walks the tables that `asce` designates; `page` of the result is a real address. Table origins are taken as absolute addresses, which the
     /// manual leaves to the model. `walk_entry` is the last entry looked at.
     pub(crate) fn walk(&mut self, asce: u64, address: u64) -> Result<Found, ProgramCode> {
         if asce & asce::REAL_SPACE != 0 {
-            return Ok(self.real_page(address));
+            return Ok(Found::real(address));
         }
         let edat = self.edat();
         let edat2 = edat && self.facilities.bit(78);

@@ -398,8 +398,7 @@ fn real_address(cpu: &mut Cpu, address: u64, b: u8) -> Result<Real, Leave> {
         _ => cpu.cr[13],
     };
     match cpu.walk(asce, address) {
-        // The result is a real address: prefixing is its own inverse.
-        Ok(found) => Ok(Real::Address(cpu.real_to_absolute(found.page).0 | address % PAGE_SIZE)),
+        Ok(found) => Ok(Real::Address(found.page | address % PAGE_SIZE)),
         Err(ProgramCode::SegmentTranslation) => Ok(Real::Entry(1, cpu.walk_entry)),
         Err(ProgramCode::PageTranslation) => Ok(Real::Entry(2, cpu.walk_entry)),
         Err(code) if untranslatable(code) => Ok(Real::Code(code as u16)),
@@ -455,6 +454,7 @@ fn strag(cpu: &mut Cpu, i: Ss) -> Flow {
         space => space,
     };
     let found = cpu.translate(space, from.address, Access::Fetch)?;
+    // Prefixing is its own inverse.
     let real = cpu.real_to_absolute(found.page).0 | from.address % PAGE_SIZE;
     cpu.store(to, real)
 }
