@@ -10,11 +10,11 @@
  */
 	/* Words below 4096, so that they need no base register. */
 	.equ	TEST_PSW, 0xe00
-	.equ	CURRENT, 0xe10		/* the 16 code bytes now in SLOT and TARGET */
 	.equ	RECORD, 0xe20
 	.equ	LEFT, 0xe28
 	.equ	NOW, 0xe30
 	.equ	DEADLINE, 0xe38
+	.equ	CURRENT, 0xe40		/* the 24 code bytes now in SLOT and TARGET */
 	.equ	SAVE, 0xe80		/* general registers at the interruption */
 
 	.equ	DOORBELL, 0x4000
@@ -35,10 +35,12 @@
 	.equ	R_CR, 0x100
 	.equ	R_AR, 0x180
 	.equ	R_PSW, 0x1c0
-	.equ	R_CODE, 0x1d0
+	.equ	R_SLOT, 0x1d0
+	.equ	R_TARGET, 0x1d8
 	.equ	R_FPC, 0x1e0
 	.equ	R_FLAGS, 0x1e4		/* 1: load and store control registers */
 	.equ	R_KIND, 0x1e8		/* 1: supervisor call, 2: program interruption */
+	.equ	R_SLOT_END, 0x1f0	/* bytes 8 to 15 of the slot */
 	.equ	R_A, 0x200
 	.equ	R_B, 0x400
 	.equ	R_LOWCORE, 0x600	/* bytes 0x80 to 0xbf of the lowcore */
@@ -103,15 +105,20 @@ case:
 	mvc	256(256, %r8), R_A+256(%r10)
 	mvc	0(256, %r9), R_B(%r10)
 	mvc	256(256, %r9), R_B+256(%r10)
-	lg	%r1, R_CODE(%r10)
-	lg	%r2, R_CODE+8(%r10)
+	lg	%r1, R_SLOT(%r10)
+	lg	%r2, R_TARGET(%r10)
+	lg	%r3, R_SLOT_END(%r10)
 	cg	%r1, CURRENT
 	jne	1f
 	cg	%r2, CURRENT+8
+	jne	1f
+	cg	%r3, CURRENT+16
 	je	2f
 1:	stg	%r1, CURRENT
 	stg	%r2, CURRENT+8
+	stg	%r3, CURRENT+16
 	stg	%r1, SLOT
+	stg	%r3, SLOT+8
 	stg	%r2, TARGET
 2:	xc	0x80(64), 0x80
 	mvc	TEST_PSW(16), R_PSW(%r10)

@@ -31,10 +31,21 @@ pub enum Class {
     Mask,
     /// A general register with the address of an operand.
     Address,
-    /// A pair: address and length of an operand (MOVE LONG and its family).
-    Buffer,
+    /// A pair: address and length of an operand.
+    Buffer(Length),
     /// A general register with a branch address.
     BranchTarget,
+}
+
+/// The length in the second register of a [`Class::Buffer`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Length {
+    /// 24 bits, with a padding byte before it in one of the two (MOVE LONG, COMPARE LOGICAL LONG).
+    Padded,
+    /// All of the register that the addressing mode leaves, in bytes.
+    Bytes,
+    /// The same, in bytes, but nearly always even.
+    Pairs,
 }
 
 /// One operand field, or a group of fields that form an address. Positions count bits from the instruction's left.
@@ -122,6 +133,10 @@ pub struct Template {
     pub implied: Vec<(usize, Implied)>,
     /// What its operands contain.
     pub data: Data,
+    /// Whether to execute it again on condition code 3 ([`Case::again`]).
+    pub again: bool,
+    /// Whether its storage operands must not overlap (results would be unpredictable).
+    pub apart: bool,
     /// Whether it needs the supervisor state.
     pub privileged: bool,
 }
@@ -198,6 +213,8 @@ impl Template {
             operands: operands.to_vec(),
             implied: Vec::new(),
             data: Data::Bytes,
+            again: false,
+            apart: false,
             privileged: false,
         })
     }
@@ -250,6 +267,8 @@ pub struct Plan {
     registers: Vec<(usize, Class)>,
     implied: Vec<(usize, Implied)>,
     data: Data,
+    again: bool,
+    apart: bool,
     privileged: bool,
     execute: Option<[u8; 6]>,
 }
@@ -266,6 +285,20 @@ impl Plan {
     /// The instruction, left-aligned.
     pub fn instruction(&self) -> [u8; 6] {
         self.instruction
+    }
+
+    /// Whether a register with an address, or its pair, already has a meaning: results would be unpredictable.
+    fn occupies(&self, number: usize, class: Class) -> bool {
+        let of = |number: usize, class| match class {
+            Class::Buffer(_) => vec![number, (number + 1) % 16],
+            Class::Address => vec![number],
+            Class::Gr if self.apart => vec![number],
+            _ => Vec::new(),
+        };
+        let fields = self.registers.iter().flat_map(|(number, class)| of(*number, *class));
+        let mut taken = fields.chain(self.implied.iter().map(|(number, _)| *number));
+        let wanted = of(number, class);
+        taken.any(|number| wanted.contains(&number))
     }
 }
 
@@ -290,13 +323,20 @@ impl Generator {
             registers: Vec::new(),
             implied: template.implied.clone(),
             data: template.data,
+            again: template.again,
+            apart: template.apart,
             privileged: template.privileged,
             execute: None,
         };
         for operand in &template.operands {
             match *operand {
                 Operand::Register { at, class } => {
-                    let number = self.register(class);
+                    let number = loop {
+                        let number = self.register(class);
+                        if !plan.occupies(number as usize, class) {
+                            break number;
+                        }
+                    };
                     bits.set(at, 4, number);
                     plan.registers.push((number as usize, class));
                 }
@@ -333,7 +373,8 @@ impl Generator {
                 }
                 Operand::Relative { at, width, purpose } => {
                     let target = match purpose {
-                        Purpose::Data => self.data_address(),
+                        // Within the reach of every addressing mode: the emulator does not trim such an address.
+                        Purpose::Data => self.data_address() & 0xff_ffff,
                         Purpose::Execute => TARGET,
                         Purpose::Branch | Purpose::Number => self.branch_address(template.opcode[0]) & !1,
                     };
@@ -352,8 +393,13 @@ impl Generator {
         plan.registers.extend(&target.registers);
         plan.implied.extend(&target.implied);
         plan.data = target.data;
+        plan.again = target.again;
+        plan.apart = target.apart;
         plan.execute = Some(target.instruction);
-        // What the OR makes of the second byte is the instruction's business; here it just has to be the same.
+        // What the OR makes of operand fields is the instruction's business; it must not make another instruction.
+        if matches!(target.instruction[0], 0x01 | 0xa5 | 0xa7 | 0xb2 | 0xb3 | 0xb9 | 0xc0..=0xcc | 0xe5) {
+            plan.instruction[1] &= 0x0f;
+        }
         plan
     }
 
@@ -394,8 +440,12 @@ impl Generator {
             state.cr = Some(Box::new(cr));
         }
 
+        let mut window = plan.apart.then(|| self.random.below(2) as usize);
         for (number, class) in &plan.registers {
-            self.load_register(&mut state, *number, *class, plan.instruction[0]);
+            self.load_register(&mut state, *number, *class, plan.instruction[0], window);
+            if matches!(class, Class::Address | Class::Buffer(_)) {
+                window = window.map(|window| 1 - window);
+            }
         }
         for (number, implied) in &plan.implied {
             state.gr[*number] = match implied {
@@ -409,7 +459,7 @@ impl Generator {
         for address in &plan.addresses {
             self.load_address(&mut state, plan, *address, width, &mut first);
         }
-        Case { instruction: plan.instruction, target: plan.execute, state }
+        Case { instruction: plan.instruction, target: plan.execute, again: plan.again, state }
     }
 
     fn register(&mut self, class: Class) -> u64 {
@@ -417,36 +467,46 @@ impl Generator {
         // Wrong register numbers are a check of their own; most cases get past it.
         let right = self.random.chance(95);
         match class {
-            Class::GrPair | Class::Buffer if right => number & !1,
+            Class::GrPair | Class::Buffer(_) if right => number & !1,
             Class::FprPair if right => number & !2,
             _ => number,
         }
     }
 
-    fn load_register(&mut self, state: &mut State, number: usize, class: Class, first_byte: u8) {
+    /// `apart` names the window that an operand must be in.
+    fn load_register(
+        &mut self,
+        state: &mut State,
+        number: usize,
+        class: Class,
+        first_byte: u8,
+        apart: Option<usize>,
+    ) {
         match class {
-            Class::Address => state.gr[number] = self.data_address(),
-            Class::Buffer => {
-                state.gr[number] = self.data_address();
+            Class::Address => state.gr[number] = self.operand_address(apart),
+            Class::Buffer(kind) => {
+                state.gr[number] = self.operand_address(apart);
                 let length = match self.random.below(8) {
                     0 => 0,
                     1..=5 => self.random.below(40),
                     6 => self.random.below(300),
                     _ => self.random.below(600),
                 };
-                state.gr[(number + 1) % 16] =
-                    self.random.bits() << 24 & !0xffff_ffff | (self.random.bits() & 0xff) << 24 | length;
-                if self.random.chance(70) {
-                    state.gr[(number + 1) % 16] &= 0xffff_ffff;
-                }
-                if self.random.chance(40) {
-                    state.gr[(number + 1) % 16] &= 0xff_ffff;
-                }
+                // Bits that are no part of the length. Not bit 32: the emulator takes it for one of them.
+                let ignored = match kind {
+                    Length::Padded if self.random.chance(60) => !0xff_ffff,
+                    Length::Padded => 0xff00_0000,
+                    _ if state.psw_mask & psw::EXTENDED != psw::EXTENDED => !0xffff_ffff,
+                    _ => 0,
+                };
+                let even = if kind == Length::Pairs && self.random.chance(97) { !1 } else { !0 };
+                state.gr[(number + 1) % 16] = self.random.bits() & ignored | length & even;
             }
             Class::BranchTarget => {
-                let mode_bit = if self.random.chance(20) { 0x8000_0000 } else { 0 };
+                // Not bit 32 and above: the emulator does not trim a branch address, and its TLB then holds
+                // translations that a 64-bit case must not find.
                 let odd = u64::from(self.random.chance(10));
-                state.gr[number] = self.branch_address(first_byte) | mode_bit | odd;
+                state.gr[number] = self.branch_address(first_byte) | odd;
             }
             _ => {}
         }
@@ -463,6 +523,10 @@ impl Generator {
     ) {
         let address = match a.purpose {
             Purpose::Data => match *first {
+                Some(other) if plan.apart => {
+                    let second = usize::from(other & 0xff_f000 < WINDOWS[1] & 0xff_f000);
+                    self.operand_address(Some(second))
+                }
                 // Overlap, and near misses of it.
                 Some(other) if self.random.chance(25) => {
                     other.wrapping_add(self.random.below(9)).wrapping_sub(4)
@@ -532,10 +596,20 @@ impl Generator {
         (window + offset) & !(alignment - 1)
     }
 
+    /// The same, moved into the window given if it is in the other.
+    fn operand_address(&mut self, window: Option<usize>) -> u64 {
+        let address = self.data_address();
+        let inside = WINDOWS.iter().find(|w| (**w..**w + WINDOW_SIZE as u64).contains(&address));
+        match (inside, window) {
+            (Some(from), Some(to)) => address - from + WINDOWS[to],
+            _ => address,
+        }
+    }
+
     /// An even address where execution may go: in the code page, away from the instruction itself and its target.
     fn branch_address(&mut self, first_byte: u8) -> u64 {
         if self.random.chance(3) {
-            return self.random.pick(&[0, 0x3_3000, 0x4_0000, 0x2_1000 - 2, 0x7fff_fffe, 0x3_0000]);
+            return self.random.pick(&[0, 0x3_3000, 0x4_0000, 0x2_1000 - 2, 0xff_fffe, 0x3_0000]);
         }
         let own = SLOT..SLOT + instruction_length(first_byte) as u64;
         loop {

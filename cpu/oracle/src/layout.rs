@@ -40,11 +40,13 @@ pub const STORAGE_SIZE: u64 = 64 << 20;
 /// The driver, assembled from `driver.S`.
 pub(crate) const DRIVER: &[u8] = include_bytes!("driver.bin");
 
-/// Control registers of a case that names none: AFP registers usable, one address space behind every designation,
-/// control-register 14 machine-check masks as after reset.
+/// Control registers of a case that names none: AFP registers usable, secondary space and its control instructions
+/// allowed, every PSW key allowed in the problem state, one address space behind every designation, machine-check
+/// masks as after reset.
 pub fn default_cr() -> [u64; 16] {
     let mut cr = [0; 16];
-    cr[0] = 1 << (63 - 45) | 1 << (63 - 52);
+    cr[0] = 1 << (63 - 36) | 1 << (63 - 37) | 1 << (63 - 45) | 1 << (63 - 52);
+    cr[3] = 0xffff_0000;
     cr[1] = SEGMENT_TABLE;
     cr[7] = SEGMENT_TABLE;
     cr[13] = SEGMENT_TABLE;
@@ -76,22 +78,41 @@ pub(crate) fn driver_storage() -> Vec<(u64, Vec<u8>)> {
     all
 }
 
-/// The eight bytes at [`SLOT`] or [`TARGET`]: the instruction, then supervisor calls.
-pub fn slot(instruction: Option<&[u8; 6]>) -> [u8; 8] {
-    let mut slot = [0; 8];
-    slot.copy_from_slice(&SVC.repeat(4));
-    if let Some(bytes) = instruction {
-        let length = instruction_length(bytes[0]);
-        slot[..length].copy_from_slice(&bytes[..length]);
+/// The bytes at [`SLOT`]: the instruction, the branch back when the case wants it, then supervisor calls.
+pub fn slot(case: &Case) -> [u8; 16] {
+    let length = instruction_length(case.instruction[0]);
+    let mut slot = filled(Some(&case.instruction));
+    if case.again {
+        // BRC 1: back to the instruction on condition code 3.
+        let [high, low] = (-(length as i16) / 2).to_be_bytes();
+        slot[length..length + 4].copy_from_slice(&[0xa7, 0x14, high, low]);
     }
     slot
+}
+
+/// The bytes at [`TARGET`].
+pub fn target(case: &Case) -> [u8; 8] {
+    filled(case.target.as_ref())
+}
+
+/// An instruction followed by supervisor calls.
+fn filled<const N: usize>(instruction: Option<&[u8; 6]>) -> [u8; N] {
+    let mut bytes = [0; N];
+    bytes.copy_from_slice(&SVC.repeat(N / 2));
+    if let Some(instruction) = instruction {
+        let length = instruction_length(instruction[0]);
+        bytes[..length].copy_from_slice(&instruction[..length]);
+    }
+    bytes
 }
 
 const FPR: usize = 0x080;
 const CR: usize = 0x100;
 const AR: usize = 0x180;
 const PSW: usize = 0x1c0;
-const CODE: usize = 0x1d0;
+const SLOT_BYTES: usize = 0x1d0;
+const TARGET_BYTES: usize = 0x1d8;
+const SLOT_END: usize = 0x1f0;
 const FPC: usize = 0x1e0;
 const FLAGS: usize = 0x1e4;
 const KIND: usize = 0x1e8;
@@ -110,8 +131,10 @@ pub(crate) fn encode(case: &Case, record: &mut [u8]) {
         record[AR + 4 * i..][..4].copy_from_slice(&ar.to_be_bytes());
     }
     put64(record, PSW, &[state.psw_mask, SLOT]);
-    record[CODE..][..8].copy_from_slice(&slot(Some(&case.instruction)));
-    record[CODE + 8..][..8].copy_from_slice(&slot(case.target.as_ref()));
+    let slot = slot(case);
+    record[SLOT_BYTES..][..8].copy_from_slice(&slot[..8]);
+    record[SLOT_END..][..8].copy_from_slice(&slot[8..]);
+    record[TARGET_BYTES..][..8].copy_from_slice(&target(case));
     record[FPC..][..4].copy_from_slice(&state.fpc.to_be_bytes());
     record[FLAGS..][..4].copy_from_slice(&u32::from(state.cr.is_some()).to_be_bytes());
     put64(record, KIND, &[0]);
@@ -209,7 +232,7 @@ mod tests {
         let case = Case::new([0x1a, 0x12, 0, 0, 0, 0], state.clone());
         let mut record = vec![0; RECORD_SIZE];
         encode(&case, &mut record);
-        assert_eq!(record[CODE..][..16], [0x1a, 0x12, 10, 0, 10, 0, 10, 0, 10, 0, 10, 0, 10, 0, 10, 0]);
+        assert_eq!(record[SLOT_BYTES..][..16], [0x1a, 0x12, 10, 0, 10, 0, 10, 0, 10, 0, 10, 0, 10, 0, 10, 0]);
         record[KIND + 7] = 1;
         let answer = decode(&case, &record);
         assert_eq!((answer.state, answer.address), (state, SLOT - 2));

@@ -94,14 +94,17 @@ pub struct Case {
     pub instruction: [u8; 6],
     /// An instruction at [`layout::TARGET`], for EXECUTE to find.
     pub target: Option<[u8; 6]>,
+    /// Whether to branch back to it on condition code 3: for instructions that stop after an amount of work that
+    /// the CPU determines.
+    pub again: bool,
     /// Registers and storage before it.
     pub state: State,
 }
 
 impl Case {
-    /// A case without an execute target.
+    /// A case without an execute target, executed once.
     pub fn new(instruction: [u8; 6], state: State) -> Case {
-        Case { instruction, target: None, state }
+        Case { instruction, target: None, again: false, state }
     }
 }
 

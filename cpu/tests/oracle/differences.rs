@@ -29,6 +29,20 @@ fn name(outcome: Outcome) -> String {
     }
 }
 
+/// Protection, addressing and translation exceptions: which of two operands is looked at first is the CPU's choice.
+fn access_exception(outcome: Outcome) -> bool {
+    matches!(outcome, Outcome::Program { code: 4 | 5 | 0x10 | 0x11 | 0x38..=0x3b, .. })
+}
+
+/// What could not be accessed: code and page. The other bits of the identification are those that say whether a
+/// fetch or a store failed, and how.
+fn page(outcome: Outcome) -> Option<(u16, u64)> {
+    match outcome {
+        Outcome::Program { code, translation_exception, .. } => Some((code, translation_exception & !0xfff)),
+        _ => None,
+    }
+}
+
 /// Compares two answers; `None` when they are the same.
 pub fn compare(case: &Case, ours: &Answer, theirs: &Answer) -> Option<Difference> {
     let mut fields = BTreeSet::new();
@@ -39,7 +53,9 @@ pub fn compare(case: &Case, ours: &Answer, theirs: &Answer) -> Option<Difference
     };
     let (a, b) = (&ours.state, &theirs.state);
     let kind = |answer: &Answer| name(answer.outcome);
-    check("outcome", kind(ours) == kind(theirs));
+    let both_inaccessible = access_exception(ours.outcome) && access_exception(theirs.outcome);
+    check("operand", !both_inaccessible || page(ours.outcome) == page(theirs.outcome));
+    check("outcome", kind(ours) == kind(theirs) || both_inaccessible);
     check("gr", a.gr == b.gr);
     check("fpr", a.fpr == b.fpr);
     check("ar", a.ar == b.ar);
@@ -66,7 +82,9 @@ pub fn compare(case: &Case, ours: &Answer, theirs: &Answer) -> Option<Difference
         let own = [SLOT, SLOT + instruction_length(case.instruction[0]) as u64].contains(&ours.address);
         check("ilc", !own || ilc == their_ilc);
         check("dxc", dxc == their_dxc);
-        check("teid", translation_exception == their_id);
+        check("teid", both_inaccessible || translation_exception == their_id);
+        let same_page = page(ours.outcome) == page(theirs.outcome);
+        check("fetch-store", !both_inaccessible || !same_page || translation_exception == their_id);
         // Monitor class and code.
         let monitor = |answer: &Answer| [&answer.lowcore[0x14..0x16], &answer.lowcore[0x30..0x38]].concat();
         check("monitor", code != 0x40 || monitor(ours) == monitor(theirs));

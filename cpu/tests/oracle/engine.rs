@@ -25,7 +25,7 @@ pub struct Engine {
     machine: Arc<Machine>,
     storage: Arc<Storage>,
     cpu: Box<Cpu>,
-    code: Option<[[u8; 8]; 2]>,
+    code: Option<([u8; 16], [u8; 8])>,
     cases: Arc<AtomicU64>,
 }
 
@@ -64,10 +64,10 @@ impl Engine {
         for (base, window) in WINDOWS.into_iter().zip(&case.state.windows) {
             put(storage, base, window);
         }
-        let code = [layout::slot(Some(&case.instruction)), layout::slot(case.target.as_ref())];
+        let code = (layout::slot(case), layout::target(case));
         if self.code != Some(code) {
-            put(storage, SLOT, &code[0]);
-            put(storage, TARGET, &code[1]);
+            put(storage, SLOT, &code.0);
+            put(storage, TARGET, &code.1);
             self.code = Some(code);
         }
         put(storage, DETAILS, &[0; 64]);

@@ -1,7 +1,7 @@
 //! What the rows' operand fields mean to the generator, where format and checks do not say it.
 
 use cpu::table::{Flags, Row};
-use oracle::generate::{Class, Data, Implied, Operand, Purpose, Template};
+use oracle::generate::{Class, Data, Implied, Length, Operand, Purpose, Template};
 
 /// Why a row is not compared.
 pub type Untestable = &'static str;
@@ -41,6 +41,12 @@ const RELATIVE_DATA: &str = "LARL LRL LGRL LGFRL LLGFRL LHRL LGHRL LLHRL LLGHRL 
                              CLGFRL CHRL CGHRL CLHRL CLGHRL PFDRL";
 const DECIMAL: &str =
     "AP SP ZAP CP MP DP SRP TP CVB CVBY CVBG PACK UNPK ED EDMK MVO PKA PKU UNPKA UNPKU MVN MVZ";
+
+/// They depend on control registers in the problem state; the emulator executes some of them in the supervisor state only.
+const SEMIPRIVILEGED: &str = "SPKA IPK EPAR ESAR IAC TPROT MVCOS";
+/// Condition code 3: stopped after an amount of work that the CPU determines.
+const CPU_DETERMINED: &str = "CKSM CLCLE CLCLU MVCLE MVCLU CLST MVST SRST SRSTU CUSE TRE TROO TROT TRTO TRTT CU12 CU14 \
+                              CU21 CU24 CU41 CU42 CUTFU CUUTF";
 
 fn is_in(list: &str, mnemonic: &str) -> bool {
     list.split_whitespace().any(|name| name == mnemonic)
@@ -104,30 +110,38 @@ pub fn template(row: &Row) -> Result<Template, Untestable> {
         t = t.purpose(Purpose::Data);
     }
 
+    t.privileged |= is_in(SEMIPRIVILEGED, mnemonic);
+    t.again = is_in(CPU_DETERMINED, mnemonic);
+    t.apart = t.again || matches!(mnemonic, "MVCP" | "MVCS" | "MVCOS" | "MVCK" | "MVCDK" | "MVCSK");
     let strings =
         |t: Template| t.class(24, Class::Address).class(28, Class::Address).implied(0, Implied::Bits(8));
+    let buffers = |t: Template, first: u8, length| {
+        t.class(first, Class::Buffer(length)).class(first + 4, Class::Buffer(length))
+    };
     Ok(match mnemonic {
+        "TS" => t.without(8),
         "EX" | "EXRL" => t.purpose(Purpose::Execute),
         "BCR" | "BALR" | "BASR" | "BCTR" | "BASSM" | "BSM" => t.class(12, Class::BranchTarget),
         "BCTGR" => t.class(28, Class::BranchTarget),
-        "MVCL" | "CLCL" | "MVCLE" | "CLCLE" | "MVCLU" | "CLCLU" => {
-            t.class(8, Class::Buffer).class(12, Class::Buffer)
-        }
+        "MVCL" | "CLCL" => buffers(t, 8, Length::Padded),
+        "MVCLE" | "CLCLE" => buffers(t, 8, Length::Bytes),
+        "MVCLU" | "CLCLU" => buffers(t, 8, Length::Pairs),
         "MVST" | "CLST" | "SRST" => strings(t),
         "SRSTU" => strings(t).implied(0, Implied::Bits(16)),
-        "TRE" => strings(t).class(24, Class::Buffer),
-        "TROO" | "TROT" => strings(t).class(24, Class::Buffer).implied(1, Implied::Address(8)),
-        "TRTO" | "TRTT" => {
-            strings(t).class(24, Class::Buffer).implied(1, Implied::Address(8)).implied(0, Implied::Bits(16))
-        }
-        "CKSM" => t.class(28, Class::Buffer),
+        "TRE" => strings(t).class(24, Class::Buffer(Length::Bytes)),
+        "TROO" | "TROT" => strings(t).class(24, Class::Buffer(Length::Bytes)).implied(1, Implied::Address(8)),
+        "TRTO" | "TRTT" => strings(t)
+            .class(24, Class::Buffer(Length::Bytes))
+            .implied(1, Implied::Address(8))
+            .implied(0, Implied::Bits(16)),
+        "CKSM" => t.class(28, Class::Buffer(Length::Bytes)),
         "CUSE" => t
-            .class(24, Class::Buffer)
-            .class(28, Class::Buffer)
+            .class(24, Class::Buffer(Length::Bytes))
+            .class(28, Class::Buffer(Length::Bytes))
             .implied(0, Implied::Bits(8))
             .implied(1, Implied::Bits(8)),
         "CU12" | "CU14" | "CU21" | "CU24" | "CU41" | "CU42" | "CUTFU" | "CUUTF" => {
-            t.class(24, Class::Buffer).class(28, Class::Buffer)
+            t.class(24, Class::Buffer(Length::Bytes)).class(28, Class::Buffer(Length::Bytes))
         }
         "MVPG" => t.class(24, Class::Address).class(28, Class::Address).implied(0, Implied::Zero),
         "MVCOS" => t.implied(0, Implied::Zero),
