@@ -13,6 +13,7 @@
 //! and AP, which leave the CPU as an [`machine::Exit`]; and any knowledge of what guest runs.
 
 pub mod access;
+mod bfp;
 mod clock;
 mod complex;
 mod cpu;

@@ -14,6 +14,7 @@ mod condition;
 mod control;
 mod convert;
 mod decimal;
+mod float;
 mod highword;
 mod immediate;
 mod load;
@@ -57,6 +58,7 @@ pub(crate) fn rows() -> Vec<Row> {
         long::rows(),
         assist::rows(),
         decimal::rows(),
+        float::rows(),
         convert::rows(),
         unicode::rows(),
         translate_ops::rows(),

@@ -1,0 +1,164 @@
+//! Binary floating point (chapter 19): loads that test, change the sign or the format, or round; comparisons and
+//! tests.
+
+use std::cmp::Ordering;
+
+use zarch::Facility::*;
+
+use super::{Extended, Long, Precision, Short, Source, complete, control, modified};
+use crate::bfp::{Class, Exact, Value, compare, deliver, flag, propagate, round_to_integer, shorten};
+use crate::format::{formats::*, *};
+use crate::table::{FormatExt, Row, row};
+use crate::{Cpu, Flow};
+
+#[rustfmt::skip]
+pub(crate) fn rows() -> Vec<Row> {
+    vec![
+        row(0xb302, "LTEBR", N3, RRE::of(load_and_test::<Short>)).bfp(),
+        row(0xb312, "LTDBR", N3, RRE::of(load_and_test::<Long>)).bfp(),
+        row(0xb342, "LTXBR", N3, RRE::of(load_and_test::<Extended>)).bfp().fpair1().fpair2(),
+        row(0xb303, "LCEBR", N3, RRE::of(load_complement::<Short>)).bfp(),
+        row(0xb313, "LCDBR", N3, RRE::of(load_complement::<Long>)).bfp(),
+        row(0xb343, "LCXBR", N3, RRE::of(load_complement::<Extended>)).bfp().fpair1().fpair2(),
+        row(0xb301, "LNEBR", N3, RRE::of(load_negative::<Short>)).bfp(),
+        row(0xb311, "LNDBR", N3, RRE::of(load_negative::<Long>)).bfp(),
+        row(0xb341, "LNXBR", N3, RRE::of(load_negative::<Extended>)).bfp().fpair1().fpair2(),
+        row(0xb300, "LPEBR", N3, RRE::of(load_positive::<Short>)).bfp(),
+        row(0xb310, "LPDBR", N3, RRE::of(load_positive::<Long>)).bfp(),
+        row(0xb340, "LPXBR", N3, RRE::of(load_positive::<Extended>)).bfp().fpair1().fpair2(),
+        row(0xb304, "LDEBR", N3, RRE::of(load_lengthened::<Short, Long>)).bfp(),
+        row(0xb305, "LXDBR", N3, RRE::of(load_lengthened::<Long, Extended>)).bfp().fpair1(),
+        row(0xb306, "LXEBR", N3, RRE::of(load_lengthened::<Short, Extended>)).bfp().fpair1(),
+        row(0xed04, "LDEB", N3, RXE::of(load_lengthened::<Short, Long>)).bfp(),
+        row(0xed05, "LXDB", N3, RXE::of(load_lengthened::<Long, Extended>)).bfp().fpair1(),
+        row(0xed06, "LXEB", N3, RXE::of(load_lengthened::<Short, Extended>)).bfp().fpair1(),
+        row(0xb344, "LEDBR", N3, RRF::of(load_rounded::<Long, Short>)).bfp(),
+        row(0xb345, "LDXBR", N3, RRF::of(load_rounded::<Extended, Long>)).bfp().fpair1().fpair2(),
+        row(0xb346, "LEXBR", N3, RRF::of(load_rounded::<Extended, Short>)).bfp().fpair1().fpair2(),
+        row(0xb357, "FIEBR", N3, RRF::of(load_integer::<Short>)).bfp(),
+        row(0xb35f, "FIDBR", N3, RRF::of(load_integer::<Long>)).bfp(),
+        row(0xb347, "FIXBR", N3, RRF::of(load_integer::<Extended>)).bfp().fpair1().fpair2(),
+        row(0xb309, "CEBR", N3, RRE::of(compare_quiet::<Short>)).bfp(),
+        row(0xb319, "CDBR", N3, RRE::of(compare_quiet::<Long>)).bfp(),
+        row(0xb349, "CXBR", N3, RRE::of(compare_quiet::<Extended>)).bfp().fpair1().fpair2(),
+        row(0xed09, "CEB", N3, RXE::of(compare_quiet::<Short>)).bfp(),
+        row(0xed19, "CDB", N3, RXE::of(compare_quiet::<Long>)).bfp(),
+        row(0xb308, "KEBR", N3, RRE::of(compare_and_signal::<Short>)).bfp(),
+        row(0xb318, "KDBR", N3, RRE::of(compare_and_signal::<Long>)).bfp(),
+        row(0xb348, "KXBR", N3, RRE::of(compare_and_signal::<Extended>)).bfp().fpair1().fpair2(),
+        row(0xed08, "KEB", N3, RXE::of(compare_and_signal::<Short>)).bfp(),
+        row(0xed18, "KDB", N3, RXE::of(compare_and_signal::<Long>)).bfp(),
+        row(0xed10, "TCEB", N3, RXE::of(test_data_class::<Short>)).bfp(),
+        row(0xed11, "TCDB", N3, RXE::of(test_data_class::<Long>)).bfp(),
+        row(0xed12, "TCXB", N3, RXE::of(test_data_class::<Extended>)).bfp().fpair1(),
+    ]
+}
+
+/// The value, with a signaling NaN made quiet as an invalid operation.
+#[inline(always)]
+fn loaded<P: Precision>(bits: u128) -> Exact {
+    let value = Value::of(P::FORMAT, bits);
+    propagate([value]).unwrap_or(value.into())
+}
+
+/// LOAD AND TEST.
+fn load_and_test<P: Precision>(cpu: &mut Cpu, i: Rr) -> Flow {
+    let bits = P::get(cpu, i.r2);
+    if P::FORMAT.condition(bits) == 3 {
+        let outcome = deliver(P::FORMAT, loaded::<P>(bits), control(cpu));
+        return complete::<P, true>(cpu, i.r1, outcome);
+    }
+    set_and_test::<P>(cpu, i.r1, bits)
+}
+
+#[inline(always)]
+fn set_and_test<P: Precision>(cpu: &mut Cpu, r1: u8, bits: u128) -> Flow {
+    P::set(cpu, r1, bits);
+    cpu.cc = P::FORMAT.condition(bits);
+    Ok(())
+}
+
+/// LOAD COMPLEMENT.
+fn load_complement<P: Precision>(cpu: &mut Cpu, i: Rr) -> Flow {
+    let bits = P::get(cpu, i.r2) ^ P::FORMAT.sign();
+    set_and_test::<P>(cpu, i.r1, bits)
+}
+
+/// LOAD NEGATIVE.
+fn load_negative<P: Precision>(cpu: &mut Cpu, i: Rr) -> Flow {
+    let bits = P::get(cpu, i.r2) | P::FORMAT.sign();
+    set_and_test::<P>(cpu, i.r1, bits)
+}
+
+/// LOAD POSITIVE.
+fn load_positive<P: Precision>(cpu: &mut Cpu, i: Rr) -> Flow {
+    let bits = P::get(cpu, i.r2) & !P::FORMAT.sign();
+    set_and_test::<P>(cpu, i.r1, bits)
+}
+
+/// LOAD LENGTHENED.
+fn load_lengthened<S: Precision, T: Precision>(cpu: &mut Cpu, i: impl Source) -> Flow {
+    let bits = i.second::<S>(cpu)?;
+    let outcome = deliver(T::FORMAT, loaded::<S>(bits), control(cpu));
+    // A tiny short number is an ordinary long one: nothing but an invalid operation is possible.
+    complete::<T, false>(cpu, i.r1(), outcome)
+}
+
+/// LOAD ROUNDED.
+fn load_rounded<S: Precision, T: Precision>(cpu: &mut Cpu, i: Rrf) -> Flow {
+    // Without the floating-point extension facility the fields that are M3 and M4 with it are ignored.
+    let control = match cpu.facility(super::EXTENSION) {
+        true => modified(cpu, i.r3, i.m4)?,
+        false => control(cpu),
+    };
+    let bits = S::get(cpu, i.r2);
+    match shorten(S::FORMAT, T::FORMAT, loaded::<S>(bits), control) {
+        (outcome, false) => complete::<T, false>(cpu, i.r1, outcome),
+        (outcome, true) => complete::<S, false>(cpu, i.r1, outcome),
+    }
+}
+
+/// LOAD FP INTEGER.
+fn load_integer<P: Precision>(cpu: &mut Cpu, i: Rrf) -> Flow {
+    let control = modified(cpu, i.r3, i.m4)?;
+    let outcome = round_to_integer(P::FORMAT, P::get(cpu, i.r2), control);
+    complete::<P, false>(cpu, i.r1, outcome)
+}
+
+/// COMPARE.
+fn compare_quiet<P: Precision>(cpu: &mut Cpu, i: impl Source) -> Flow {
+    compare_with::<P>(cpu, i, |class| class == Class::Signaling)
+}
+
+/// COMPARE AND SIGNAL.
+fn compare_and_signal<P: Precision>(cpu: &mut Cpu, i: impl Source) -> Flow {
+    compare_with::<P>(cpu, i, |class| matches!(class, Class::Signaling | Class::Quiet))
+}
+
+#[inline(always)]
+fn compare_with<P: Precision>(cpu: &mut Cpu, i: impl Source, invalid: impl Fn(Class) -> bool) -> Flow {
+    let second = i.second::<P>(cpu)?;
+    let first = P::get(cpu, i.r1());
+    cpu.cc = match compare(P::FORMAT, first, second) {
+        Some(Ordering::Equal) => 0,
+        Some(Ordering::Less) => 1,
+        Some(Ordering::Greater) => 2,
+        None => {
+            if [first, second].iter().any(|bits| invalid(Value::of(P::FORMAT, *bits).class)) {
+                if cpu.fpc >> 24 & flag::INVALID as u32 != 0 {
+                    return Err(cpu.data_exception(flag::INVALID));
+                }
+                cpu.fpc |= (flag::INVALID as u32) << 16;
+            }
+            3
+        }
+    };
+    Ok(())
+}
+
+/// TEST DATA CLASS.
+fn test_data_class<P: Precision>(cpu: &mut Cpu, i: Rx) -> Flow {
+    let classes = i.address(cpu) as u32;
+    cpu.cc = (P::FORMAT.class(P::get(cpu, i.r1)) & classes != 0) as u8;
+    Ok(())
+}
