@@ -1,7 +1,7 @@
 //! One CPU: its registers and what semantic functions may do with it.
 
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::{AtomicU32, Ordering, fence};
 
 use machine::{Clock, Exit, Operand, Outcome, ResetKind, Storage, Vcpu, VcpuState};
 use zarch::{
@@ -64,6 +64,10 @@ pub struct Cpu {
     pub(crate) ia: u64,
     /// Instructions (virtual time) or block lengths left until time is looked at.
     pub(crate) budget: i64,
+    /// What remembered virtual addresses of blocks depend on, while executing.
+    pub(crate) context: u64,
+    /// The attention word in `shared`.
+    pub(crate) attention: *const AtomicU32,
     /// Where the next instruction is when an EXECUTE runs its target; zero otherwise.
     pub(crate) execute_next: Option<u64>,
     /// Floating-point registers.
@@ -113,7 +117,7 @@ pub struct Cpu {
     pub(crate) slice: i64,
 }
 
-// SAFETY: the raw pointers point into `tlb` and `code`, which the CPU owns and which move with it only
+// SAFETY: the raw pointers point into `tlb`, `code` and `shared`, which the CPU owns and which move with it only
 // as pointers to boxed contents; one thread at a time has the CPU.
 unsafe impl Send for Cpu {}
 
@@ -128,6 +132,8 @@ impl Cpu {
             current: std::ptr::null(),
             ia: 0,
             budget: 0,
+            context: 0,
+            attention: &shared.attention,
             execute_next: None,
             fpr: [0; 16],
             fpc: 0,

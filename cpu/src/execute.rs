@@ -30,8 +30,8 @@ pub(crate) type Extract = fn(Raw, At, &mut [u64; 2]);
 const BLOCK: usize = 64;
 const JUMP_CACHE: usize = 4096;
 const EXECUTE_CACHE: usize = 512;
-/// Host time is looked at when this many instructions have been executed.
-pub(crate) const HOST_TIME_SLICE: i64 = 20_000;
+/// Time is looked at when this many instructions have been executed.
+pub(crate) const TIME_SLICE: i64 = 20_000;
 
 /// One decoded operation.
 #[repr(C)]
@@ -87,6 +87,63 @@ fn threaded<O: Operands, F: Fn(&mut Cpu, O) -> Flow + Copy + 'static>(cpu: &mut 
             run(cpu, next)
         }
         Err(leave) => {
+            cpu.current = op;
+            Err(leave)
+        }
+    }
+}
+
+/// The handler of a branch.
+pub(crate) fn branch_handler<O: Operands, F: Fn(&mut Cpu, O) -> Flow + Copy + 'static>(function: F) -> Handler {
+    const { assert!(size_of::<F>() == 0, "a plain function, not a closure with captures") };
+    let _ = function;
+    threaded_branch::<O, F>
+}
+
+/// Like `threaded`; a taken branch whose target is known goes on there at once. How deep that nests where
+/// the compiler makes no jump of it is bounded by `budget`; with debug assertions it does not nest.
+fn threaded_branch<O: Operands, F: Fn(&mut Cpu, O) -> Flow + Copy + 'static>(cpu: &mut Cpu, op: *const Op) -> Flow {
+    // SAFETY: as in `threaded`.
+    let function: F = unsafe { std::ptr::NonNull::<F>::dangling().read() };
+    // SAFETY: as in `threaded`.
+    let operands = unsafe { (*op).operands.as_ptr().cast::<O>().read() };
+    match function(cpu, operands) {
+        Ok(()) => {
+            let next = op.wrapping_add(1);
+            // SAFETY: as in `threaded`.
+            let run = unsafe { (*next).run.get() };
+            run(cpu, next)
+        }
+        Err(leave) => {
+            // SAFETY: as in `threaded`; `attention` points into `shared`, which the CPU holds.
+            let (index, link, attention) =
+                unsafe { ((*op).index, (*op).link.get(), (*cpu.attention).load(Ordering::Relaxed)) };
+            let left = cpu.budget - (index as i64 + 1);
+            if !cfg!(debug_assertions) && leave == Leave::Branch && attention == 0 && left > 0 {
+                let target = if !link.is_null() {
+                    link
+                } else {
+                    let jump = &cpu.code.jumps[jump_slot(cpu.ia)];
+                    if jump.address == cpu.ia && jump.context == cpu.context {
+                        let base = cpu.ia & !(PAGE_SIZE - 1);
+                        // SAFETY: as in `threaded`.
+                        let op = unsafe { &*op };
+                        if op.relative && base == cpu.page_base && cpu.code.dropped.is_empty() {
+                            op.link.set(jump.block);
+                        }
+                        cpu.page_base = base;
+                        jump.block
+                    } else {
+                        std::ptr::null()
+                    }
+                };
+                if !target.is_null() {
+                    cpu.budget = left;
+                    // SAFETY: links and jumps lead to first operations of blocks that `Code` keeps.
+                    let run = unsafe { (*target).run.get() };
+                    return run(cpu, target);
+                }
+            }
             cpu.current = op;
             Err(leave)
         }
@@ -159,7 +216,7 @@ fn decode(raw: Raw, at: At, mode: Mode, facilities: &zarch::FacilityList) -> (Op
         None => row.exec.run,
     });
     (row.exec.extract)(raw, at, &mut op.operands);
-    op.relative = row.flags.any(Flags::RELATIVE_BRANCH);
+    op.relative = row.exec.relative;
     (op, Some(row))
 }
 
@@ -232,7 +289,9 @@ struct Jump {
     block: *const Op,
 }
 
-const NO_JUMP: Jump = Jump { address: 1, context: 0, block: std::ptr::null() };
+/// Equal to no context of a remembered jump.
+const NO_CONTEXT: u64 = u64::MAX;
+const NO_JUMP: Jump = Jump { address: 1, context: NO_CONTEXT, block: std::ptr::null() };
 
 struct Executed {
     raw: Raw,
@@ -298,8 +357,8 @@ impl Cpu {
     /// length in `ilc`.
     pub(crate) fn execute(&mut self) -> Leave {
         self.code.dropped.clear();
-        let mut context = self.code_context();
-        let mut block = match self.find_block(context) {
+        self.context = self.code_context();
+        let mut block = match self.find_block() {
             Ok(block) => block,
             Err(leave) => return leave,
         };
@@ -327,7 +386,7 @@ impl Cpu {
                         continue;
                     }
                     let here = self.page_base;
-                    block = match self.find_block(context) {
+                    block = match self.find_block() {
                         Ok(block) => block,
                         Err(leave) => return leave,
                     };
@@ -344,7 +403,7 @@ impl Cpu {
                     }
                     let here = self.page_base;
                     self.ia = self.trim(here.wrapping_add(op.offset as u64));
-                    block = match self.find_block(context) {
+                    block = match self.find_block() {
                         Ok(block) => block,
                         Err(leave) => return leave,
                     };
@@ -356,8 +415,8 @@ impl Cpu {
                     self.budget -= op.index as i64;
                     self.ia = self.page_base.wrapping_add(op.offset as u64);
                     self.code.dropped.clear();
-                    context = self.code_context();
-                    block = match self.find_block(context) {
+                    self.context = self.code_context();
+                    block = match self.find_block() {
                         Ok(block) => block,
                         Err(leave) => return leave,
                     };
@@ -386,10 +445,10 @@ impl Cpu {
 
     /// The block at the instruction address.
     #[inline(always)]
-    fn find_block(&mut self, context: u64) -> Result<*const Op, Leave> {
+    fn find_block(&mut self) -> Result<*const Op, Leave> {
         let address = self.ia;
         let jump = &self.code.jumps[jump_slot(address)];
-        if jump.address == address && jump.context == context {
+        if jump.address == address && jump.context == self.context {
             self.page_base = address & !(PAGE_SIZE - 1);
             return Ok(jump.block);
         }
@@ -412,8 +471,7 @@ impl Cpu {
             Some(block) => *block,
             None => self.build(address, absolute, mode),
         };
-        // Building may have purged; the context is that of now.
-        self.code.jumps[jump_slot(address)] = Jump { address, context: self.code_context(), block };
+        self.code.jumps[jump_slot(address)] = Jump { address, context: self.context, block };
         Ok(block)
     }
 
@@ -508,7 +566,11 @@ impl Cpu {
         // SAFETY: the two operations stay until this slot is replaced, which only a nested run could do;
         // an executed instruction never executes another.
         let run = unsafe { (*first).run.get() };
-        match run(self, first) {
+        // A branch comes back here instead of going on at its target.
+        let context = std::mem::replace(&mut self.context, NO_CONTEXT);
+        let flow = run(self, first);
+        self.context = context;
+        match flow {
             Err(Leave::BlockEnd) => Ok(()),
             other => other,
         }

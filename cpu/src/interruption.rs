@@ -7,7 +7,7 @@ use zarch::{ExternalCode, ProgramCode, ProgramInterruption, Psw, lowcore, mcic, 
 
 use crate::clock::NANOSECONDS_PER_INSTRUCTION;
 use crate::complex::{self, Order, attention};
-use crate::execute::HOST_TIME_SLICE;
+use crate::execute::TIME_SLICE;
 use crate::{Cpu, Leave};
 
 /// Subclass masks in control register 0.
@@ -388,8 +388,8 @@ impl Cpu {
     /// Accounts for the instructions executed and sets how many may pass until time is looked at again.
     fn pass_time(&mut self) {
         let Some(clock) = self.complex.virtual_clock.clone() else {
-            self.slice = HOST_TIME_SLICE;
-            self.budget = HOST_TIME_SLICE;
+            self.slice = TIME_SLICE;
+            self.budget = TIME_SLICE;
             return;
         };
         let used = (self.slice - self.budget).max(0) as u64;
@@ -400,7 +400,7 @@ impl Cpu {
         }
         let until = self.until_timer().unwrap_or(u64::MAX);
         let event = clock.next_event().map_or(u64::MAX, |at| at.saturating_sub(machine::Clock::now(&*clock)));
-        let instructions = (until.min(event) / NANOSECONDS_PER_INSTRUCTION + 1).min(1 << 40);
+        let instructions = (until.min(event) / NANOSECONDS_PER_INSTRUCTION + 1).min(TIME_SLICE as u64);
         self.slice = instructions as i64;
         self.budget = instructions as i64;
     }

@@ -7,7 +7,7 @@
 
 use std::sync::LazyLock;
 
-use crate::execute::{Extract, Handler, handler};
+use crate::execute::{Extract, Handler, branch_handler, handler};
 use crate::format::{At, Format, Operands, Raw};
 use crate::{Cpu, Flow};
 use zarch::Facility;
@@ -41,8 +41,6 @@ impl Flags {
     pub const ENDS_BLOCK: u16 = 1 << 10;
     /// Reads time: with virtual time it stands alone in its block, so that the count is exact.
     pub const TIMING: u16 = 1 << 11;
-    /// The branch target is fixed relative to the instruction.
-    pub const RELATIVE_BRANCH: u16 = 1 << 12;
 
     /// Whether any of `bits` is set.
     pub const fn any(self, bits: u16) -> bool {
@@ -55,6 +53,8 @@ impl Flags {
 pub struct Exec {
     pub(crate) run: Handler,
     pub(crate) extract: Extract,
+    /// A branch whose target is fixed relative to the instruction.
+    pub(crate) relative: bool,
     /// The manual's name of the format.
     pub format: &'static str,
     registers: fn(Raw) -> [u8; 3],
@@ -66,6 +66,16 @@ pub struct Exec {
 pub trait FormatExt: Format + Sized {
     /// The row's last part: `RX::of(l)`.
     fn of<F: Fn(&mut Cpu, Self::Operands) -> Flow + Copy + 'static>(function: F) -> Exec;
+
+    /// The last part of a branch's row: its handler goes on at a known target without leaving.
+    fn branch<F: Fn(&mut Cpu, Self::Operands) -> Flow + Copy + 'static>(function: F) -> Exec {
+        Exec { run: branch_handler::<Self::Operands, F>(function), ..Self::of(function) }
+    }
+
+    /// The last part of a row of a branch to a fixed relative target, which may be linked.
+    fn relative_branch<F: Fn(&mut Cpu, Self::Operands) -> Flow + Copy + 'static>(function: F) -> Exec {
+        Exec { relative: true, ..Self::branch(function) }
+    }
 }
 
 impl<T: Format> FormatExt for T {
@@ -73,6 +83,7 @@ impl<T: Format> FormatExt for T {
         Exec {
             run: handler::<T::Operands, F>(function),
             extract: crate::execute::extract::<T>,
+            relative: false,
             format: T::NAME,
             registers: |raw| T::extract(raw, At { offset: 0, length: 0 }).registers(),
             text: |raw, at| T::extract(raw, at).text(at),
@@ -133,8 +144,6 @@ impl Row {
         ends = Flags::ENDS_BLOCK;
         /// Reads or sets time.
         timing = Flags::TIMING;
-        /// A branch to a fixed relative target.
-        relative = Flags::RELATIVE_BRANCH;
     }
 
     /// Length in bytes, from the opcode.
