@@ -77,7 +77,7 @@ impl Pair {
         while self.first_length > 0 && self.done < STEP {
             let n = self.page(self.first).min(self.first_length);
             if self.second_length > 0 {
-                let n = n.min(self.second_length);
+                let n = n.min(self.page(self.second)).min(self.second_length);
                 let from = cpu.span(self.second, n as usize, Access::Fetch)?;
                 let to = cpu.span(self.first, n as usize, Access::Store)?;
                 to.move_from(&from);

@@ -281,9 +281,9 @@ fn cksm(cpu: &mut Cpu, i: Rr) -> Flow {
     while sum >> 32 != 0 {
         sum = (sum & 0xffff_ffff) + (sum >> 32);
     }
-    cpu.set_gr32(i.r1, sum as u32);
     cpu.set_gr_address(i.r2, at.address);
     cpu.set_gr_length(i.r2 | 1, length);
+    cpu.set_gr32(i.r1, sum as u32);
     cpu.cc = if length > 0 { 3 } else { 0 };
     Ok(())
 }

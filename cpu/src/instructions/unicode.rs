@@ -62,6 +62,9 @@ use Decoded::*;
 /// Decodes a character of `bytes`; with the flag well-formedness is checked.
 type Decode = fn(&[u8], bool) -> Decoded;
 
+/// Encodes a character that took this many bytes in its source form.
+type Encode = fn(u32, usize) -> Bytes;
+
 fn utf8(bytes: &[u8], check: bool) -> Decoded {
     let first = bytes[0];
     let length = match first {
@@ -141,20 +144,19 @@ fn to_utf16(c: u32, length: usize) -> Bytes {
     Bytes::new(&[a, b, d, e])
 }
 
-/// Converts characters; `encode` gets the character and the length of its source form.
+/// Converts characters of at least `shortest` bytes; `encode` gets the character and the length of its
+/// source form.
 fn convert(
     cpu: &mut Cpu,
-    r1: u8,
-    r2: u8,
-    check: bool,
-    decode: Decode,
-    encode: fn(u32, usize) -> Bytes,
+    [r1, r2, m3]: [u8; 3],
+    (shortest, decode): (usize, Decode),
+    encode: Encode,
 ) -> Flow {
     let mut to = cpu.register_operand(r1);
     let mut to_length = cpu.gr_length(r1 | 1);
     let mut from = cpu.register_operand(r2);
     let mut from_length = cpu.gr_length(r2 | 1);
-    let check = check && cpu.facility(Etf3Enhancement as u16);
+    let check = m3 & 1 != 0 && cpu.facility(Etf3Enhancement as u16);
     let mut done = 0;
     let mut one = |cpu: &mut Cpu| -> Result<Option<u8>, Leave> {
         if from_length == 0 {
@@ -162,7 +164,7 @@ fn convert(
         }
         // Bytes are fetched as the character turns out to have them, and no others.
         let mut bytes = [0; 4];
-        let mut have = 1;
+        let mut have = shortest;
         let (c, length) = loop {
             if have as u64 > from_length {
                 return Ok(Some(0));
@@ -208,30 +210,30 @@ fn convert(
 
 /// CONVERT UTF-8 TO UTF-16.
 fn cu12(cpu: &mut Cpu, i: Rrf) -> Flow {
-    convert(cpu, i.r1, i.r2, i.r3 & 1 != 0, utf8, to_utf16)
+    convert(cpu, [i.r1, i.r2, i.r3], (1, utf8), to_utf16)
 }
 
 /// CONVERT UTF-8 TO UTF-32.
 fn cu14(cpu: &mut Cpu, i: Rrf) -> Flow {
-    convert(cpu, i.r1, i.r2, i.r3 & 1 != 0, utf8, |c, _| Bytes::new(&c.to_be_bytes()))
+    convert(cpu, [i.r1, i.r2, i.r3], (1, utf8), |c, _| Bytes::new(&c.to_be_bytes()))
 }
 
 /// CONVERT UTF-16 TO UTF-8.
 fn cu21(cpu: &mut Cpu, i: Rrf) -> Flow {
-    convert(cpu, i.r1, i.r2, i.r3 & 1 != 0, utf16, |c, _| to_utf8(c))
+    convert(cpu, [i.r1, i.r2, i.r3], (2, utf16), |c, _| to_utf8(c))
 }
 
 /// CONVERT UTF-16 TO UTF-32.
 fn cu24(cpu: &mut Cpu, i: Rrf) -> Flow {
-    convert(cpu, i.r1, i.r2, i.r3 & 1 != 0, utf16, |c, _| Bytes::new(&c.to_be_bytes()))
+    convert(cpu, [i.r1, i.r2, i.r3], (2, utf16), |c, _| Bytes::new(&c.to_be_bytes()))
 }
 
 /// CONVERT UTF-32 TO UTF-8.
 fn cu41(cpu: &mut Cpu, i: Rr) -> Flow {
-    convert(cpu, i.r1, i.r2, false, utf32, |c, _| to_utf8(c))
+    convert(cpu, [i.r1, i.r2, 0], (4, utf32), |c, _| to_utf8(c))
 }
 
 /// CONVERT UTF-32 TO UTF-16.
 fn cu42(cpu: &mut Cpu, i: Rr) -> Flow {
-    convert(cpu, i.r1, i.r2, false, utf32, |c, _| to_utf16(c, 2))
+    convert(cpu, [i.r1, i.r2, 0], (4, utf32), |c, _| to_utf16(c, 2))
 }
