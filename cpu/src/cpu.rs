@@ -64,6 +64,8 @@ pub struct Cpu {
     pub(crate) ia: u64,
     /// Instructions (virtual time) or block lengths left until time is looked at.
     pub(crate) budget: i64,
+    /// Why the last block was left.
+    pub(crate) leave: Leave,
     /// What remembered virtual addresses of blocks depend on, while executing.
     pub(crate) context: u64,
     /// The attention word in `shared`.
@@ -132,6 +134,7 @@ impl Cpu {
             current: std::ptr::null(),
             ia: 0,
             budget: 0,
+            leave: Leave::BlockEnd,
             context: 0,
             attention: &shared.attention,
             execute_next: None,

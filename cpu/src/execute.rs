@@ -21,8 +21,9 @@ use crate::format::{At, Format, Operands, Raw};
 use crate::table::{self, Flags, Row};
 use crate::{Cpu, Flow, Leave};
 
-/// A decoded operation's code.
-pub(crate) type Handler = fn(&mut Cpu, *const Op) -> Flow;
+/// A decoded operation's code. It returns when the block is left, with the reason in the CPU's `leave`:
+/// with nothing to return, the call of the next handler can be a jump.
+pub(crate) type Handler = fn(&mut Cpu, *const Op);
 /// Puts an instruction's operands into an operation.
 pub(crate) type Extract = fn(Raw, At, &mut [u64; 2]);
 
@@ -72,7 +73,7 @@ pub(crate) fn handler<O: Operands, F: Fn(&mut Cpu, O) -> Flow + Copy + 'static>(
     threaded::<O, F>
 }
 
-fn threaded<O: Operands, F: Fn(&mut Cpu, O) -> Flow + Copy + 'static>(cpu: &mut Cpu, op: *const Op) -> Flow {
+fn threaded<O: Operands, F: Fn(&mut Cpu, O) -> Flow + Copy + 'static>(cpu: &mut Cpu, op: *const Op) {
     // SAFETY: F has no size (asserted by `handler`) and `handler` was given a value of it, so reading one
     // reads nothing.
     let function: F = unsafe { std::ptr::NonNull::<F>::dangling().read() };
@@ -88,7 +89,7 @@ fn threaded<O: Operands, F: Fn(&mut Cpu, O) -> Flow + Copy + 'static>(cpu: &mut 
         }
         Err(leave) => {
             cpu.current = op;
-            Err(leave)
+            cpu.leave = leave;
         }
     }
 }
@@ -102,7 +103,7 @@ pub(crate) fn branch_handler<O: Operands, F: Fn(&mut Cpu, O) -> Flow + Copy + 's
 
 /// Like `threaded`; a taken branch whose target is known goes on there at once. How deep that nests where
 /// the compiler makes no jump of it is bounded by `budget`; with debug assertions it does not nest.
-fn threaded_branch<O: Operands, F: Fn(&mut Cpu, O) -> Flow + Copy + 'static>(cpu: &mut Cpu, op: *const Op) -> Flow {
+fn threaded_branch<O: Operands, F: Fn(&mut Cpu, O) -> Flow + Copy + 'static>(cpu: &mut Cpu, op: *const Op) {
     // SAFETY: as in `threaded`.
     let function: F = unsafe { std::ptr::NonNull::<F>::dangling().read() };
     // SAFETY: as in `threaded`.
@@ -145,16 +146,16 @@ fn threaded_branch<O: Operands, F: Fn(&mut Cpu, O) -> Flow + Copy + 'static>(cpu
                 }
             }
             cpu.current = op;
-            Err(leave)
+            cpu.leave = leave;
         }
     }
 }
 
 macro_rules! leaving {
     ($($(#[$doc:meta])* $name:ident($cpu:ident) $leave:expr;)*) => {
-        $($(#[$doc])* fn $name($cpu: &mut Cpu, op: *const Op) -> Flow {
+        $($(#[$doc])* fn $name($cpu: &mut Cpu, op: *const Op) {
             $cpu.current = op;
-            Err($leave)
+            $cpu.leave = $leave;
         })*
     };
 }
@@ -173,28 +174,27 @@ leaving! {
 
 /// An instruction that reaches into the next page: fetched and decoded at each execution, since either
 /// page may have changed or be mapped elsewhere.
-fn crossing(cpu: &mut Cpu, op: *const Op) -> Flow {
-    cpu.current = op;
+fn crossing(cpu: &mut Cpu, op: *const Op) {
     // SAFETY: as in `threaded`.
     let offset = unsafe { (*op).offset };
     let address = cpu.page_base.wrapping_add(offset as u64);
-    let raw = match cpu.fetch_instruction(address) {
-        Ok(raw) => Raw(raw),
-        Err(leave) => {
-            cpu.ilc = 0;
-            return Err(leave);
+    cpu.ilc = 0;
+    let leave = match cpu.fetch_instruction(address) {
+        Ok(raw) => {
+            let raw = Raw(raw);
+            cpu.ilc = raw.length();
+            match cpu.run_single(raw, offset) {
+                Ok(()) => {
+                    cpu.ia = cpu.trim(address.wrapping_add(raw.length() as u64));
+                    Leave::Branch
+                }
+                Err(leave) => leave,
+            }
         }
+        Err(leave) => leave,
     };
-    cpu.ilc = raw.length();
-    let flow = cpu.run_single(raw, offset);
     cpu.current = op;
-    match flow {
-        Ok(()) => {
-            cpu.ia = cpu.trim(address.wrapping_add(raw.length() as u64));
-            Err(Leave::Branch)
-        }
-        Err(leave) => Err(leave),
-    }
+    cpu.leave = leave;
 }
 
 /// Decodes `raw` in the mode `mode`: checks that fail become operations that raise their exception.
@@ -371,10 +371,8 @@ impl Cpu {
             }
             // SAFETY: as above; a block has at least one operation.
             let run = unsafe { (*block).run.get() };
-            let leave = match run(self, block) {
-                Err(leave) => leave,
-                Ok(()) => unreachable!("the last operation of a block leaves it"),
-            };
+            run(self, block);
+            let leave = self.leave;
             // SAFETY: `current` is the operation that left, of a block that still lives.
             let op = unsafe { &*self.current };
             match leave {
@@ -568,11 +566,11 @@ impl Cpu {
         let run = unsafe { (*first).run.get() };
         // A branch comes back here instead of going on at its target.
         let context = std::mem::replace(&mut self.context, NO_CONTEXT);
-        let flow = run(self, first);
+        run(self, first);
         self.context = context;
-        match flow {
-            Err(Leave::BlockEnd) => Ok(()),
-            other => other,
+        match self.leave {
+            Leave::BlockEnd => Ok(()),
+            leave => Err(leave),
         }
     }
 
