@@ -44,8 +44,10 @@ pub enum Length {
     Padded,
     /// All of the register that the addressing mode leaves, in bytes.
     Bytes,
-    /// The same, in bytes, but nearly always even.
+    /// The same, nearly always even.
     Pairs,
+    /// In bytes, and nothing else in the register in any addressing mode.
+    Whole,
 }
 
 /// One operand field, or a group of fields that form an address. Positions count bits from the instruction's left.
@@ -347,7 +349,12 @@ impl Generator {
                 }
                 Operand::Storage { index, base, long, purpose } => {
                     let none = |r: &mut Random, percent| if r.chance(percent) { 0 } else { 1 + r.below(15) };
-                    let b = none(&mut self.random, 4);
+                    let b = loop {
+                        let b = none(&mut self.random, 4);
+                        if !plan.occupies(b as usize, Class::Address) {
+                            break b;
+                        }
+                    };
                     let x = if index.is_some() { none(&mut self.random, 50) } else { 0 };
                     let d = match self.random.below(4) {
                         0 => 0,
@@ -483,9 +490,11 @@ impl Generator {
         apart: Option<usize>,
     ) {
         match class {
-            Class::Address => state.gr[number] = self.operand_address(apart),
+            // Whether an unchanged address loses the bits between the addressing mode's and bit 32 is often the
+            // CPU's choice.
+            Class::Address => state.gr[number] = self.operand_address(apart) & (narrow(state) | !0xffff_ffff),
             Class::Buffer(kind) => {
-                state.gr[number] = self.operand_address(apart);
+                state.gr[number] = self.operand_address(apart) & (narrow(state) | !0xffff_ffff);
                 let length = match self.random.below(8) {
                     0 => 0,
                     1..=5 => self.random.below(40),
@@ -496,7 +505,7 @@ impl Generator {
                 let ignored = match kind {
                     Length::Padded if self.random.chance(60) => !0xff_ffff,
                     Length::Padded => 0xff00_0000,
-                    _ if state.psw_mask & psw::EXTENDED != psw::EXTENDED => !0xffff_ffff,
+                    Length::Bytes | Length::Pairs if narrow(state) != !0 => !0xffff_ffff,
                     _ => 0,
                 };
                 let even = if kind == Length::Pairs && self.random.chance(97) { !1 } else { !0 };
@@ -554,9 +563,8 @@ impl Generator {
             }
         };
         // Bits above the addressing mode's are ignored.
-        if state.psw_mask & psw::EXTENDED != psw::EXTENDED && self.random.chance(50) {
-            let ignored = if state.psw_mask & psw::BASIC == 0 { !0xff_ffff } else { !0x7fff_ffff };
-            state.gr[set] = state.gr[set].wrapping_add(self.random.bits() & ignored);
+        if self.random.chance(50) {
+            state.gr[set] = state.gr[set].wrapping_add(self.random.bits() & !narrow(state));
         }
         if a.purpose == Purpose::Data {
             let source = first.replace(address);
@@ -724,6 +732,15 @@ impl Generator {
                 }
             }
         }
+    }
+}
+
+/// The bits of an address that count in the state's addressing mode.
+fn narrow(state: &State) -> u64 {
+    match state.psw_mask & psw::EXTENDED {
+        0 => 0xff_ffff,
+        psw::BASIC => 0x7fff_ffff,
+        _ => !0,
     }
 }
 

@@ -94,7 +94,7 @@ pub fn compare(case: &Case, ours: &Answer, theirs: &Answer) -> Option<Difference
 
 /// One line of the list: `MNEMONICS | condition | reason`.
 ///
-/// Mnemonics are separated by commas, or `*`. The condition is a difference as it is printed, where `fields` are
+/// Mnemonics are separated by commas; `*` stands for any beginning of one. The condition is a difference as it is printed, where `fields` are
 /// those that may differ and `ours` and `qemu` may be missing (any outcome).
 struct Accepted {
     mnemonics: Vec<String>,
@@ -137,7 +137,11 @@ impl Accepting {
     /// Whether a line covers this difference.
     pub fn accepts(&mut self, mnemonic: &str, difference: &Difference) -> bool {
         let found = self.lines.iter_mut().find(|line| {
-            line.mnemonics.iter().any(|name| name == "*" || name == mnemonic)
+            let names = |pattern: &str| match pattern.strip_prefix('*') {
+                Some(end) => mnemonic.ends_with(end),
+                None => mnemonic == pattern,
+            };
+            line.mnemonics.iter().any(|pattern| names(pattern))
                 && difference.fields.iter().all(|field| line.fields.iter().any(|name| name == field))
                 && line.ours.as_ref().is_none_or(|ours| *ours == difference.ours)
                 && line.theirs.as_ref().is_none_or(|theirs| *theirs == difference.theirs)

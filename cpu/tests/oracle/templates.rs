@@ -112,7 +112,11 @@ pub fn template(row: &Row) -> Result<Template, Untestable> {
 
     t.privileged |= is_in(SEMIPRIVILEGED, mnemonic);
     t.again = is_in(CPU_DETERMINED, mnemonic);
-    t.apart = t.again || matches!(mnemonic, "MVCP" | "MVCS" | "MVCOS" | "MVCK" | "MVCDK" | "MVCSK");
+    t.apart = t.again
+        || matches!(
+            mnemonic,
+            "MVCP" | "MVCS" | "MVCOS" | "MVCK" | "MVCDK" | "MVCSK" | "PKA" | "PKU" | "UNPKA" | "UNPKU"
+        );
     let strings =
         |t: Template| t.class(24, Class::Address).class(28, Class::Address).implied(0, Implied::Bits(8));
     let buffers = |t: Template, first: u8, length| {
@@ -134,7 +138,7 @@ pub fn template(row: &Row) -> Result<Template, Untestable> {
             .class(24, Class::Buffer(Length::Bytes))
             .implied(1, Implied::Address(8))
             .implied(0, Implied::Bits(16)),
-        "CKSM" => t.class(28, Class::Buffer(Length::Bytes)),
+        "CKSM" => t.class(28, Class::Buffer(Length::Whole)),
         "CUSE" => t
             .class(24, Class::Buffer(Length::Bytes))
             .class(28, Class::Buffer(Length::Bytes))
