@@ -111,9 +111,8 @@ fn wide_product(a: u128, b: u128) -> (u128, u128) {
 /// `a` times `b` plus `c`, with the one rounding still to come. NaNs are looked for in this order.
 #[inline(always)]
 pub fn multiply_add(a: Value, b: Value, c: Value, rounding: Rounding) -> Exact {
-    let invalid_product =
-        matches!((a.class, b.class), (Class::Infinity, Class::Zero) | (Class::Zero, Class::Infinity));
-    if invalid_product && c.class != Class::Signaling {
+    if matches!((a.class, b.class), (Class::Infinity, Class::Zero) | (Class::Zero, Class::Infinity)) {
+        // Whatever the addend is, even a NaN.
         return INVALID;
     }
     if let Some(nan) = propagate([a, b, c]) {
@@ -144,31 +143,26 @@ pub(super) fn quotient(a: Value, b: Value) -> Value {
     let negative = a.negative != b.negative;
     // Now between 1 and 2 times the divisor.
     let mut rest = a.significand << below;
-    let mut divisor = b.significand;
-    let (bits, significand);
+    let divisor = b.significand;
+    let mut quotient = 0;
     if divisor as u64 == 0 {
-        // Short and long numbers: one host division gives the 64 bits that are more than enough.
-        divisor >>= 64;
-        bits = 64;
-        significand = rest / divisor;
+        // A divisor of up to 63 bits, as all short and long ones: two digits by host division.
+        let divisor = divisor >> 64;
+        quotient = (rest / divisor) << 62;
+        rest = rest % divisor << 62;
+        quotient |= rest / divisor;
         rest %= divisor;
     } else {
-        // Bit by bit: 113 are kept, one decides the rounding.
-        bits = 116;
-        let mut quotient = 0;
-        for _ in 0..=bits {
+        // Bit by bit: 113 are kept, more decide the rounding.
+        const BITS: u32 = 116;
+        for _ in 0..BITS {
             let fits = rest >= divisor;
             quotient = quotient << 1 | fits as u128;
             rest = (rest - if fits { divisor } else { 0 }) << 1;
         }
-        significand = quotient;
+        quotient <<= 127 - BITS;
     }
-    Value {
-        class: Class::Finite,
-        negative,
-        exponent,
-        significand: significand << (126 - bits) | (rest != 0) as u128,
-    }
+    Value { class: Class::Finite, negative, exponent, significand: quotient | (rest != 0) as u128 }
 }
 
 /// A square root.

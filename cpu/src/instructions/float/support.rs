@@ -23,7 +23,7 @@ pub(crate) fn rows() -> Vec<Row> {
         row(0xed65, "LDY", LongDisplacement, RXY::of(load::<Long>)).fpr1(),
         row(0xb373, "LCDFR", FloatingPointSupportEnhancement, RRE::of(lcdfr)).fpr1().fpr2(),
         row(0xb29d, "LFPC", N3, S::of(lfpc)).bfp(),
-        row(0xb2bd, "LFAS", FloatingPointSupportEnhancement, S::of(lfas)).bfp(),
+        row(0xb2bd, "LFAS", FloatingPointSupportEnhancement, S::of(lfas)),
         row(0xb3c1, "LDGR", FloatingPointSupportEnhancement, RRE::of(ldgr)).fpr1(),
         row(0xb3cd, "LGDR", FloatingPointSupportEnhancement, RRE::of(lgdr)).fpr2(),
         row(0xb371, "LNDFR", FloatingPointSupportEnhancement, RRE::of(lndfr)).fpr1().fpr2(),
@@ -34,7 +34,7 @@ pub(crate) fn rows() -> Vec<Row> {
         row(0xb299, "SRNM", N3, S::of(srnm)).bfp(),
         row(0xb2b8, "SRNMB", FloatingPointExtension, S::of(srnmb)).bfp(),
         row(0xb384, "SFPC", N3, RRE::of(sfpc)).bfp(),
-        row(0xb385, "SFASR", FloatingPointSupportEnhancement, RRE::of(sfasr)).bfp(),
+        row(0xb385, "SFASR", FloatingPointSupportEnhancement, RRE::of(sfasr)),
         row(0x70, "STE", N3, RX::of(ste)).fpr1(),
         row(0x60, "STD", N3, RX::of(std)).fpr1(),
         row(0xed66, "STEY", LongDisplacement, RXY::of(ste)).fpr1(),
@@ -105,8 +105,18 @@ fn lfpc(cpu: &mut Cpu, i: Si) -> Flow {
 
 /// LOAD FPC AND SIGNAL.
 fn lfas(cpu: &mut Cpu, i: Si) -> Flow {
+    dfp_instruction(cpu)?;
     let value = cpu.load::<u32>(i.operand(cpu))?;
     signal(cpu, value)
+}
+
+/// These two count as decimal instructions: without AFP-register control (control register 0, bit 45) the
+/// data-exception code is 3.
+fn dfp_instruction(cpu: &mut Cpu) -> Flow {
+    match cpu.cr[0] & 1 << (63 - 45) {
+        0 => Err(cpu.data_exception(3)),
+        _ => Ok(()),
+    }
 }
 
 /// The flags that were set before and that the new masks enable are signaled as simulated exceptions; the
@@ -187,6 +197,7 @@ fn sfpc(cpu: &mut Cpu, i: Rr) -> Flow {
 
 /// SET FPC AND SIGNAL.
 fn sfasr(cpu: &mut Cpu, i: Rr) -> Flow {
+    dfp_instruction(cpu)?;
     signal(cpu, cpu.gr32(i.r1))
 }
 
