@@ -92,10 +92,10 @@ fn restore_before_fatal_signals() -> io::Result<()> {
     for (signal, before) in FATAL.into_iter().zip(&BEFORE) {
         // SAFETY: a sigaction is plain data for which zeros are valid.
         let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-        let handler: extern "C" fn(c_int) = on_fatal;
+        let handler: extern "C" fn(c_int, *mut siginfo_t, *mut c_void) = on_fatal;
         action.sa_sigaction = handler as usize;
         // On the alternate stack, where Rust runs its own handler for stack overflow.
-        action.sa_flags = libc::SA_ONSTACK;
+        action.sa_flags = libc::SA_ONSTACK | libc::SA_SIGINFO;
         // SAFETY: as above.
         let mut old: libc::sigaction = unsafe { std::mem::zeroed() };
         // SAFETY: both point to valid sigactions, and the handler does only what a handler may.
@@ -108,14 +108,19 @@ fn restore_before_fatal_signals() -> io::Result<()> {
 }
 
 /// Restores the terminal and lets the signal do what it would have done.
-extern "C" fn on_fatal(signal: c_int) {
+extern "C" fn on_fatal(signal: c_int, info: *mut siginfo_t, _: *mut c_void) {
     restore_terminal();
-    if let Some(n) = FATAL.iter().position(|&s| s == signal) {
-        let before = BEFORE[n].load(Ordering::SeqCst);
-        // SAFETY: `before` was stored before this handler could run for `signal` a second time, and is
-        // never freed; null is allowed. Both functions are async-signal-safe.
-        unsafe {
-            libc::sigaction(signal, before, std::ptr::null_mut());
+    // SAFETY: with SA_SIGINFO the kernel passes a valid siginfo_t.
+    let faulted = unsafe { (*info).si_code } > 0;
+    let before = FATAL.iter().position(|&s| s == signal).map(|n| BEFORE[n].load(Ordering::SeqCst));
+    // SAFETY: `before` was stored before raw mode began and is never freed, and null is allowed. All
+    // three functions are async-signal-safe.
+    unsafe {
+        if faulted {
+            // The instruction is executed again and faults into the handler of before.
+            libc::sigaction(signal, before.unwrap_or(std::ptr::null_mut()), std::ptr::null_mut());
+        } else {
+            libc::signal(signal, libc::SIG_DFL);
             libc::raise(signal);
         }
     }

@@ -55,6 +55,7 @@ fn run_to_end(board: &Arc<Board>, cpus: Vec<Box<dyn Vcpu>>, stdin: bool) -> Resu
         }
     }
     drop(done);
+    log::debug!("running on {} CPUs", threads.len());
     if let Err(error) = serve(board, &signals, input) {
         board.control.end(End::Failed(error));
     }
