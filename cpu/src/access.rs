@@ -7,6 +7,10 @@
 //! is set; the write tag that the page is neither protected nor low-address protected, holds no decoded
 //! code, and that the change bit is set.
 //!
+//! A handler first runs its semantic function with the fast way alone (`careful` is off): a miss ends it
+//! with [`Leave::Miss`], and the function runs again from its start with the slow way. Functions can be run
+//! again after any failed access, as nullification demands anyway; and the fast way is free of calls.
+//!
 //! This is one of the modules that may contain `unsafe`: everything outside sees values, [`Span`]s and
 //! exceptions only.
 
@@ -529,8 +533,10 @@ impl Cpu {
         if entry.read == address.wrapping_add(T::SIZE - 1) & PAGE_MASK {
             // SAFETY: the tag says that the whole word lies in a page of guest storage mapped there.
             Ok(unsafe { T::read(entry.addend.wrapping_add(address) as *const u8) })
-        } else {
+        } else if self.careful {
             self.load_slow(at)
+        } else {
+            Err(Leave::Miss)
         }
     }
 
@@ -544,8 +550,10 @@ impl Cpu {
             // SAFETY: as in `load`; the write tag says that storing needs no further check.
             unsafe { value.write(entry.addend.wrapping_add(address) as *mut u8) };
             Ok(())
-        } else {
+        } else if self.careful {
             self.store_slow(at, value)
+        } else {
+            Err(Leave::Miss)
         }
     }
 
@@ -585,8 +593,10 @@ impl Cpu {
         if tag == address.wrapping_add(length as u64).wrapping_sub(1) & PAGE_MASK {
             let first = entry.addend.wrapping_add(address) as *mut u8;
             Ok(Span { first, first_length: length, second: first, length })
-        } else {
+        } else if self.careful {
             self.span_slow(at, length, access)
+        } else {
+            Err(Leave::Miss)
         }
     }
 

@@ -36,6 +36,11 @@ pub enum Leave {
     Exit,
     /// A new PSW was loaded as a whole.
     NewPsw,
+    /// A storage access was not possible the fast way. Seen by handlers only, which run the function again
+    /// with the slow way.
+    Miss,
+    /// A branch to the fixed relative target of the operation was taken. Seen by handlers only.
+    Relative,
 }
 
 impl From<ProgramCode> for Leave {
@@ -64,6 +69,8 @@ pub struct Cpu {
     pub(crate) ia: u64,
     /// Instructions (virtual time) or block lengths left until time is looked at.
     pub(crate) budget: i64,
+    /// Storage accesses may take the slow way: always on outside handlers.
+    pub(crate) careful: bool,
     /// Why the last block was left.
     pub(crate) leave: Leave,
     /// What remembered virtual addresses of blocks depend on, while executing.
@@ -134,6 +141,7 @@ impl Cpu {
             current: std::ptr::null(),
             ia: 0,
             budget: 0,
+            careful: true,
             leave: Leave::BlockEnd,
             context: 0,
             attention: &shared.attention,
@@ -263,13 +271,6 @@ impl Cpu {
         } else {
             self.set_gr32(r, value as u32);
         }
-    }
-
-    /// Branches to `target`, an offset relative to the page of this instruction.
-    #[inline(always)]
-    pub fn branch_relative(&mut self, target: i64) -> Flow {
-        self.ia = self.trim(self.page_base.wrapping_add(target as u64));
-        Err(Leave::Branch)
     }
 
     /// Branches to an address, trimmed to the addressing mode.

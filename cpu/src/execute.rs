@@ -73,24 +73,61 @@ pub(crate) fn handler<O: Operands, F: Fn(&mut Cpu, O) -> Flow + Copy + 'static>(
     threaded::<O, F>
 }
 
-fn threaded<O: Operands, F: Fn(&mut Cpu, O) -> Flow + Copy + 'static>(cpu: &mut Cpu, op: *const Op) {
+/// The semantic function and operands of an operation.
+#[inline(always)]
+fn parts<O: Operands, F: Copy + 'static>(op: *const Op) -> (F, O) {
     // SAFETY: F has no size (asserted by `handler`) and `handler` was given a value of it, so reading one
     // reads nothing.
     let function: F = unsafe { std::ptr::NonNull::<F>::dangling().read() };
     // SAFETY: `op` is an operation of a block that `Code` keeps until the loop is reached again, and
     // its operands were written by `extract` for this O.
     let operands = unsafe { (*op).operands.as_ptr().cast::<O>().read() };
+    (function, operands)
+}
+
+/// Goes on with the operation behind `op`.
+#[inline(always)]
+fn next(cpu: &mut Cpu, op: *const Op) {
+    let next = op.wrapping_add(1);
+    // SAFETY: every block ends with an operation that leaves, so there is a next one.
+    let run = unsafe { (*next).run.get() };
+    run(cpu, next)
+}
+
+/// Leaves the block at `op`.
+#[inline(always)]
+fn leave_at(cpu: &mut Cpu, op: *const Op, leave: Leave) {
+    cpu.current = op;
+    cpu.leave = leave;
+}
+
+fn threaded<O: Operands, F: Fn(&mut Cpu, O) -> Flow + Copy + 'static>(cpu: &mut Cpu, op: *const Op) {
+    let (function, operands) = parts::<O, F>(op);
+    debug_assert!(!cpu.careful);
+    // SAFETY: `execute` turns `careful` off, and `carefully` turns it off again before anything else runs.
+    unsafe { std::hint::assert_unchecked(!cpu.careful) };
     match function(cpu, operands) {
-        Ok(()) => {
-            let next = op.wrapping_add(1);
-            // SAFETY: every block ends with an operation that leaves, so there is a next one.
-            let run = unsafe { (*next).run.get() };
-            run(cpu, next)
+        Ok(()) => next(cpu, op),
+        Err(Leave::Miss) => carefully::<O, F>(cpu, op),
+        Err(leave) => leave_at(cpu, op, leave),
+    }
+}
+
+/// Runs an operation whose fast way ended with a miss.
+#[cold]
+#[inline(never)]
+fn carefully<O: Operands, F: Fn(&mut Cpu, O) -> Flow + Copy + 'static>(cpu: &mut Cpu, op: *const Op) {
+    let (function, operands) = parts::<O, F>(op);
+    cpu.careful = true;
+    let flow = function(cpu, operands);
+    cpu.careful = false;
+    match flow {
+        Ok(()) => next(cpu, op),
+        Err(Leave::Relative) => {
+            cpu.ia = cpu.trim(cpu.page_base.wrapping_add(operands.target() as u64));
+            leave_at(cpu, op, Leave::Branch)
         }
-        Err(leave) => {
-            cpu.current = op;
-            cpu.leave = leave;
-        }
+        Err(leave) => leave_at(cpu, op, leave),
     }
 }
 
@@ -104,51 +141,59 @@ pub(crate) fn branch_handler<O: Operands, F: Fn(&mut Cpu, O) -> Flow + Copy + 's
 /// Like `threaded`; a taken branch whose target is known goes on there at once. How deep that nests where
 /// the compiler makes no jump of it is bounded by `budget`; with debug assertions it does not nest.
 fn threaded_branch<O: Operands, F: Fn(&mut Cpu, O) -> Flow + Copy + 'static>(cpu: &mut Cpu, op: *const Op) {
+    let (function, operands) = parts::<O, F>(op);
+    debug_assert!(!cpu.careful);
     // SAFETY: as in `threaded`.
-    let function: F = unsafe { std::ptr::NonNull::<F>::dangling().read() };
-    // SAFETY: as in `threaded`.
-    let operands = unsafe { (*op).operands.as_ptr().cast::<O>().read() };
+    unsafe { std::hint::assert_unchecked(!cpu.careful) };
     match function(cpu, operands) {
-        Ok(()) => {
-            let next = op.wrapping_add(1);
-            // SAFETY: as in `threaded`.
-            let run = unsafe { (*next).run.get() };
-            run(cpu, next)
-        }
-        Err(leave) => {
-            // SAFETY: as in `threaded`; `attention` points into `shared`, which the CPU holds.
-            let (index, link, attention) =
-                unsafe { ((*op).index, (*op).link.get(), (*cpu.attention).load(Ordering::Relaxed)) };
-            let left = cpu.budget - (index as i64 + 1);
-            if !cfg!(debug_assertions) && leave == Leave::Branch && attention == 0 && left > 0 {
-                let target = if !link.is_null() {
-                    link
-                } else {
-                    let jump = &cpu.code.jumps[jump_slot(cpu.ia)];
-                    if jump.address == cpu.ia && jump.context == cpu.context {
-                        let base = cpu.ia & !(PAGE_SIZE - 1);
-                        // SAFETY: as in `threaded`.
-                        let op = unsafe { &*op };
-                        if op.relative && base == cpu.page_base && cpu.code.dropped.is_empty() {
-                            op.link.set(jump.block);
-                        }
-                        cpu.page_base = base;
-                        jump.block
-                    } else {
-                        std::ptr::null()
-                    }
-                };
-                if !target.is_null() {
-                    cpu.budget = left;
-                    // SAFETY: links and jumps lead to first operations of blocks that `Code` keeps.
-                    let run = unsafe { (*target).run.get() };
-                    return run(cpu, target);
-                }
+        Ok(()) => next(cpu, op),
+        Err(Leave::Relative) => {
+            // SAFETY: as in `parts`.
+            let link = unsafe { (*op).link.get() };
+            if !link.is_null() && chain(cpu, op) {
+                // SAFETY: a link leads to the first operation of a block of the same page.
+                let run = unsafe { (*link).run.get() };
+                return run(cpu, link);
             }
-            cpu.current = op;
-            cpu.leave = leave;
+            cpu.ia = cpu.trim(cpu.page_base.wrapping_add(operands.target() as u64));
+            jump(cpu, op)
         }
+        Err(Leave::Branch) => jump(cpu, op),
+        Err(Leave::Miss) => carefully::<O, F>(cpu, op),
+        Err(leave) => leave_at(cpu, op, leave),
     }
+}
+
+/// Whether another block may follow without going through the loop; then accounts for the one that `op`
+/// ends.
+#[inline(always)]
+fn chain(cpu: &mut Cpu, op: *const Op) -> bool {
+    // SAFETY: `op` as in `parts`; `attention` points into `shared`, which the CPU holds.
+    let (index, attention) = unsafe { ((*op).index, (*cpu.attention).load(Ordering::Relaxed)) };
+    let left = cpu.budget - (index as i64 + 1);
+    if cfg!(debug_assertions) || attention != 0 || left <= 0 {
+        return false;
+    }
+    cpu.budget = left;
+    true
+}
+
+/// Goes on at `ia` when the block there is remembered, else leaves with [`Leave::Branch`].
+fn jump(cpu: &mut Cpu, op: *const Op) {
+    let jump = cpu.code.jumps[jump_slot(cpu.ia)];
+    if jump.address == cpu.ia && jump.context == cpu.context && chain(cpu, op) {
+        let base = cpu.ia & !(PAGE_SIZE - 1);
+        // SAFETY: as in `parts`.
+        let op = unsafe { &*op };
+        if op.relative && base == cpu.page_base && cpu.code.dropped.is_empty() {
+            op.link.set(jump.block);
+        }
+        cpu.page_base = base;
+        // SAFETY: a remembered jump leads to the first operation of a block that `Code` keeps.
+        let run = unsafe { (*jump.block).run.get() };
+        return run(cpu, jump.block);
+    }
+    leave_at(cpu, op, Leave::Branch)
 }
 
 macro_rules! leaving {
@@ -356,6 +401,13 @@ impl Cpu {
     /// On return `ia` is where to go on, and for exceptions the address of the instruction, with its
     /// length in `ilc`.
     pub(crate) fn execute(&mut self) -> Leave {
+        self.careful = false;
+        let leave = self.execute_blocks();
+        self.careful = true;
+        leave
+    }
+
+    fn execute_blocks(&mut self) -> Leave {
         self.code.dropped.clear();
         self.context = self.code_context();
         let mut block = match self.find_block() {

@@ -101,6 +101,12 @@ pub trait Operands: Copy + Send + Sync + 'static {
         [0; 3]
     }
 
+    /// The target of a relative branch, relative to the start of the page; 0 for other formats.
+    #[inline(always)]
+    fn target(&self) -> i64 {
+        0
+    }
+
     /// The operands in assembler notation; branch targets as `*±offset` from the instruction at `at`.
     fn text(&self, at: At) -> String;
 }
@@ -404,6 +410,10 @@ impl Operands for Ri {
     }
 }
 impl Operands for Rel {
+    #[inline(always)]
+    fn target(&self) -> i64 {
+        self.target
+    }
     fn registers(&self) -> [u8; 3] {
         [self.r1, 0, self.r3]
     }
@@ -416,6 +426,10 @@ impl Operands for Rel {
     }
 }
 impl Operands for CompareBranch {
+    #[inline(always)]
+    fn target(&self) -> i64 {
+        self.target as i64
+    }
     fn registers(&self) -> [u8; 3] {
         [self.r1, self.r2, 0]
     }

@@ -97,7 +97,7 @@ fn bc(cpu: &mut Cpu, i: Rx) -> Flow {
 
 /// BRANCH RELATIVE ON CONDITION (LONG).
 fn brc(cpu: &mut Cpu, i: Rel) -> Flow {
-    if selects(i.r1, cpu.cc) { cpu.branch_relative(i.target) } else { Ok(()) }
+    if selects(i.r1, cpu.cc) { Err(Leave::Relative) } else { Ok(()) }
 }
 
 /// The link information of BRANCH AND LINK: in the 24-bit mode with ILC, condition code and program mask.
@@ -143,7 +143,7 @@ fn bas(cpu: &mut Cpu, i: Rx) -> Flow {
 /// BRANCH RELATIVE AND SAVE (LONG).
 fn bras(cpu: &mut Cpu, i: Rel) -> Flow {
     cpu.set_link(i.r1, i.next);
-    cpu.branch_relative(i.target)
+    Err(Leave::Relative)
 }
 
 /// Sets the addressing mode from a branch address (bit 63: 64-bit; else bit 32: 31-bit) and goes there.
@@ -225,21 +225,21 @@ fn bic(cpu: &mut Cpu, i: Rx) -> Flow {
 fn brct(cpu: &mut Cpu, i: Rel) -> Flow {
     let count = cpu.gr32(i.r1).wrapping_sub(1);
     cpu.set_gr32(i.r1, count);
-    if count != 0 { cpu.branch_relative(i.target) } else { Ok(()) }
+    if count != 0 { Err(Leave::Relative) } else { Ok(()) }
 }
 
 /// BRANCH RELATIVE ON COUNT (64).
 fn brctg(cpu: &mut Cpu, i: Rel) -> Flow {
     let count = cpu.gr(i.r1).wrapping_sub(1);
     cpu.set_gr(i.r1, count);
-    if count != 0 { cpu.branch_relative(i.target) } else { Ok(()) }
+    if count != 0 { Err(Leave::Relative) } else { Ok(()) }
 }
 
 /// BRANCH RELATIVE ON COUNT HIGH.
 fn brcth(cpu: &mut Cpu, i: Rel) -> Flow {
     let count = cpu.gr_high(i.r1).wrapping_sub(1);
     cpu.set_gr_high(i.r1, count);
-    if count != 0 { cpu.branch_relative(i.target) } else { Ok(()) }
+    if count != 0 { Err(Leave::Relative) } else { Ok(()) }
 }
 
 /// The index step of BRANCH ON INDEX (32): R3 (and R3+1 unless odd) give increment and comparand.
@@ -289,73 +289,73 @@ fn bxleg(cpu: &mut Cpu, i: Rs) -> Flow {
 /// BRANCH RELATIVE ON INDEX HIGH.
 fn brxh(cpu: &mut Cpu, i: Rel) -> Flow {
     let (sum, comparand) = index32(cpu, i.r1, i.r3);
-    if sum > comparand { cpu.branch_relative(i.target) } else { Ok(()) }
+    if sum > comparand { Err(Leave::Relative) } else { Ok(()) }
 }
 
 /// BRANCH RELATIVE ON INDEX LOW OR EQUAL.
 fn brxle(cpu: &mut Cpu, i: Rel) -> Flow {
     let (sum, comparand) = index32(cpu, i.r1, i.r3);
-    if sum <= comparand { cpu.branch_relative(i.target) } else { Ok(()) }
+    if sum <= comparand { Err(Leave::Relative) } else { Ok(()) }
 }
 
 /// BRANCH RELATIVE ON INDEX HIGH (64).
 fn brxhg(cpu: &mut Cpu, i: Rel) -> Flow {
     let (sum, comparand) = index64(cpu, i.r1, i.r3);
-    if sum > comparand { cpu.branch_relative(i.target) } else { Ok(()) }
+    if sum > comparand { Err(Leave::Relative) } else { Ok(()) }
 }
 
 /// BRANCH RELATIVE ON INDEX LOW OR EQUAL (64).
 fn brxlg(cpu: &mut Cpu, i: Rel) -> Flow {
     let (sum, comparand) = index64(cpu, i.r1, i.r3);
-    if sum <= comparand { cpu.branch_relative(i.target) } else { Ok(()) }
+    if sum <= comparand { Err(Leave::Relative) } else { Ok(()) }
 }
 
 /// COMPARE AND BRANCH RELATIVE.
 fn crj(cpu: &mut Cpu, i: CompareBranch) -> Flow {
     let taken = relates(i.m3, cpu.gr32(i.r1) as i32, cpu.gr32(i.r2) as i32);
-    if taken { cpu.branch_relative(i.target as i64) } else { Ok(()) }
+    if taken { Err(Leave::Relative) } else { Ok(()) }
 }
 
 /// COMPARE AND BRANCH RELATIVE (64).
 fn cgrj(cpu: &mut Cpu, i: CompareBranch) -> Flow {
     let taken = relates(i.m3, cpu.gr(i.r1) as i64, cpu.gr(i.r2) as i64);
-    if taken { cpu.branch_relative(i.target as i64) } else { Ok(()) }
+    if taken { Err(Leave::Relative) } else { Ok(()) }
 }
 
 /// COMPARE IMMEDIATE AND BRANCH RELATIVE.
 fn cij(cpu: &mut Cpu, i: CompareBranch) -> Flow {
     let taken = relates(i.m3, cpu.gr32(i.r1) as i32, i.i2 as i8 as i32);
-    if taken { cpu.branch_relative(i.target as i64) } else { Ok(()) }
+    if taken { Err(Leave::Relative) } else { Ok(()) }
 }
 
 /// COMPARE IMMEDIATE AND BRANCH RELATIVE (64).
 fn cgij(cpu: &mut Cpu, i: CompareBranch) -> Flow {
     let taken = relates(i.m3, cpu.gr(i.r1) as i64, i.i2 as i8 as i64);
-    if taken { cpu.branch_relative(i.target as i64) } else { Ok(()) }
+    if taken { Err(Leave::Relative) } else { Ok(()) }
 }
 
 /// COMPARE LOGICAL AND BRANCH RELATIVE.
 fn clrj(cpu: &mut Cpu, i: CompareBranch) -> Flow {
     let taken = relates(i.m3, cpu.gr32(i.r1), cpu.gr32(i.r2));
-    if taken { cpu.branch_relative(i.target as i64) } else { Ok(()) }
+    if taken { Err(Leave::Relative) } else { Ok(()) }
 }
 
 /// COMPARE LOGICAL AND BRANCH RELATIVE (64).
 fn clgrj(cpu: &mut Cpu, i: CompareBranch) -> Flow {
     let taken = relates(i.m3, cpu.gr(i.r1), cpu.gr(i.r2));
-    if taken { cpu.branch_relative(i.target as i64) } else { Ok(()) }
+    if taken { Err(Leave::Relative) } else { Ok(()) }
 }
 
 /// COMPARE LOGICAL IMMEDIATE AND BRANCH RELATIVE.
 fn clij(cpu: &mut Cpu, i: CompareBranch) -> Flow {
     let taken = relates(i.m3, cpu.gr32(i.r1), i.i2 as u32);
-    if taken { cpu.branch_relative(i.target as i64) } else { Ok(()) }
+    if taken { Err(Leave::Relative) } else { Ok(()) }
 }
 
 /// COMPARE LOGICAL IMMEDIATE AND BRANCH RELATIVE (64).
 fn clgij(cpu: &mut Cpu, i: CompareBranch) -> Flow {
     let taken = relates(i.m3, cpu.gr(i.r1), i.i2 as u64);
-    if taken { cpu.branch_relative(i.target as i64) } else { Ok(()) }
+    if taken { Err(Leave::Relative) } else { Ok(()) }
 }
 
 /// Branches to the fourth operand when `taken`.
