@@ -93,7 +93,7 @@ fn unit_tests(
     guest: Option<&Guest>,
     report: &mut Report,
 ) -> Result<()> {
-    let mut command = cargo(workspace, &["test", "--workspace", "--no-fail-fast"]);
+    let mut command = cargo(workspace, &["test", "--workspace", "--no-fail-fast", "--", "--show-output"]);
     command.env("PATH", tools::search_path(target));
     if let Some(qemu) = qemu {
         command.env("ADJUNCT_QEMU", qemu);
@@ -101,10 +101,9 @@ fn unit_tests(
     if let Some(directory) = guest.and_then(|g| g.kernel.parent()) {
         command.env("ADJUNCT_GUEST", directory);
     }
+    let mut output = TestOutput::default();
     let ended = watch(command, Duration::from_secs(3600), |line| {
-        // Compilation and single tests that pass are of no interest here.
-        let dull = line.trim_start().starts_with("Compiling") || line.ends_with("... ok") || line.is_empty();
-        if !dull {
+        if output.interesting(line) {
             println!("   {line}");
         }
     })?;
@@ -117,8 +116,34 @@ fn unit_tests(
     Ok(())
 }
 
-/// Adds up lines "test result: ok. 8 passed; 0 failed; 1 ignored; ...". Tests print "skipped: why" for what they
-/// could not try.
+/// Tells what a person wants to see of cargo's output: not compilation, not what passing tests print.
+#[derive(Default)]
+struct TestOutput {
+    successes: bool,
+}
+
+impl TestOutput {
+    fn interesting(&mut self, line: &str) -> bool {
+        match line {
+            "successes:" => self.successes = true,
+            "failures:" => self.successes = false,
+            _ if line.starts_with("test result:") => self.successes = false,
+            _ => {}
+        }
+        let dull = line.is_empty()
+            || line.trim_start().starts_with("Compiling")
+            || line.starts_with("test ") && line.ends_with("... ok")
+            || line.starts_with("running 0 tests")
+            || line.starts_with("test result: ok. 0 passed");
+        line.starts_with(SKIPPED) || !self.successes && !dull
+    }
+}
+
+/// How a test says that it could not run, and why.
+const SKIPPED: &str = "skipped: ";
+
+/// Adds up lines "test result: ok. 8 passed; 0 failed; 1 ignored; ...". A test that passes
+/// and printed "skipped: why" was not tried.
 fn count_tests(lines: &[String]) -> Report {
     let mut sum = Report::default();
     for result in lines.iter().filter_map(|l| l.trim().strip_prefix("test result: ")) {
@@ -133,6 +158,9 @@ fn count_tests(lines: &[String]) -> Report {
             }
         }
     }
+    let skipped = lines.iter().filter(|l| l.starts_with(SKIPPED)).count().min(sum.passed);
+    sum.passed -= skipped;
+    sum.skipped += skipped;
     sum
 }
 
@@ -270,6 +298,25 @@ mod tests {
         let text = "running 3 tests\ntest result: ok. 8 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out\n\
                     test result: FAILED. 2 passed; 3 failed; 0 ignored; 0 measured; finished in 0.01s";
         assert_eq!(count_tests(&lines(text)).total(), "10 passed, 3 failed, 1 skipped");
+        let text = "skipped: no QEMU\ntest result: ok. 8 passed; 0 failed; 0 ignored";
+        assert_eq!(count_tests(&lines(text)).total(), "7 passed, 0 failed, 1 skipped");
+    }
+
+    #[test]
+    fn what_passing_tests_print_is_left_out() {
+        let text = "   Compiling x\ntest a ... ok\ntest b ... FAILED\n\nsuccesses:\n\n---- a stdout ----\n\
+                    noise\nskipped: no QEMU\n\nfailures:\n\n---- b stdout ----\npanicked\ntest result: FAILED. 1 passed";
+        let mut output = TestOutput::default();
+        let shown: Vec<_> = text.lines().filter(|l| output.interesting(l)).collect();
+        let expected = [
+            "test b ... FAILED",
+            "skipped: no QEMU",
+            "failures:",
+            "---- b stdout ----",
+            "panicked",
+            "test result: FAILED. 1 passed",
+        ];
+        assert_eq!(shown, expected);
     }
 
     #[test]
