@@ -299,3 +299,6 @@ impl From<Value> for Exact {
         Self { value, flags: 0 }
     }
 }
+
+#[cfg(test)]
+mod tests;
