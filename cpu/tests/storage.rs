@@ -314,6 +314,34 @@ fn trte_and_trtre_select_function_codes() {
 }
 
 #[test]
+fn translates_characters() {
+    // Table at 0x100; general register 0 has the test character 0x44.
+    let translate = |code: &str, length: u64| {
+        let test = test(code).gr(0, 0x44).gr(1, DATA + 0x104).gr(2, DATA + 0x80).gr(3, length).gr(4, DATA);
+        test.data(0, "0001 0002 0003").data(0x100, "11 22 33 44 00 55 00 44 66 77").run()
+    };
+    // TROO and TROT: the rightmost bits of the table address are ignored.
+    translate("b993 1024", 6)
+        .completes(0)
+        .left(2, DATA + 0x86)
+        .left(4, DATA + 6)
+        .stored(0x80, "112211331144");
+    translate("b992 1024", 2).completes(0).left(2, DATA + 0x84).stored(0x80, "1122 3344");
+    // TRTO ends at the test character, unless M3 says otherwise; TRTT.
+    translate("b991 0024", 6)
+        .completes(1)
+        .left(2, DATA + 0x82)
+        .left(3, 2)
+        .left(4, DATA + 4)
+        .stored(0x80, "223300");
+    translate("b991 1024", 6).completes(0).left(2, DATA + 0x83).left(3, 0).stored(0x80, "223344");
+    translate("b990 0024", 4).completes(0).stored(0x80, "3344 0055");
+    translate("b990 0024", 6).completes(1).left(3, 2);
+    translate("b990 0024", 5).interrupts(6);
+    translate("b993 0024", 0).completes(0).left(2, DATA + 0x80).left(4, DATA);
+}
+
+#[test]
 fn cuse_finds_substrings() {
     let cuse = |substring: u64, first: &str, second: &str| {
         let lengths = [first, second].map(|s| hex(s).len() as u64);
