@@ -347,6 +347,7 @@ mod tests {
         check(&bench, 0x0504 | 10 << 32, 10, 1, 0, 5);
         check(&bench, 0x0504 | 0xffff_ffff << 32, 10, 3, 0x4011_0000, 0);
         check(&bench, DQAP, 4, 1, 0, 21);
+        check(&bench, 0x0504 | 10 << 32, 10, 3, 0x4011_0000, 0);
         check(&bench, DQAP, u64::MAX, 0, 0x8000_0000, 0);
         check(&bench, 0x0504 | 10 << 32, 10, 3, 0x8010_0000, 0);
         // A reset ends a reply begun.

@@ -368,8 +368,8 @@ impl Queue {
         let mut state = self.lock();
         state.running -= 1;
         if state.generation != job.generation {
-            // The session was wiped when the generation ended; the card may have filled it since.
-            job.session.wipe();
+            // Discarded: dropping the reply wipes it, and the session, which was wiped, takes no key any more.
+            drop(reply);
         } else if let Ok(reply) = reply {
             let at = (job.serial - state.first) as usize;
             state.entries[at].body = Body::Reply(reply);
@@ -565,7 +565,7 @@ impl Dequeue<'_> {
             state.dequeued_part = None;
             state.statistics.replies += 1;
         } else {
-            state.dequeued_part = Some(self.end.max(state.dequeued_part.unwrap_or(0)));
+            state.dequeued_part = Some(self.end);
         }
         self.queue.word(state, ResponseCode::Normal)
     }

@@ -142,7 +142,7 @@ impl Model {
             self.read_to = None;
             self.replies += 1;
         } else {
-            self.read_to = self.read_to.max(Some(end));
+            self.read_to = Some(end);
         }
         Ok((reply[start as usize..end as usize].to_vec(), left, psmid))
     }

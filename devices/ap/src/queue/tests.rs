@@ -215,6 +215,31 @@ fn a_stuck_queue_delays_only_itself() {
     bench.card.open();
 }
 
+#[test]
+fn workers_compute_side_by_side() {
+    let bench = Bench::new(false);
+    bench.card.close();
+    let queue = bench.machine.queue(q()).unwrap().clone();
+    for psmid in 0..DEPTH.into() {
+        enqueue(&bench, psmid, b"x");
+    }
+    let most = queue.workers.min(usize::from(DEPTH));
+    eventually("every worker that the queue may have", || queue.lock().running == most);
+    bench.card.open();
+    eventually("the replies", || bench.machine.statistics(q()).unwrap().waiting == u64::from(DEPTH));
+}
+
+#[test]
+fn a_queue_is_listed_once() {
+    let bench = Bench::new(false);
+    let mut state = bench.machine.queue(q()).unwrap().lock();
+    assert!(!state.list_if_due(2), "nothing to do");
+    for due in [true, false, false] {
+        state.entries.push_back(Entry { psmid: 0, body: Body::Request(Zeroizing::default()) });
+        assert_eq!(state.list_if_due(2), due);
+    }
+}
+
 /// Two guests' CPUs enqueue and two dequeue while a fifth thread resets now and then: each accepted request has one fate.
 #[test]
 fn one_fate_each() {
