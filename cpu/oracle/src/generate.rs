@@ -201,6 +201,8 @@ const FORMATS: &[(&str, &[Operand])] = &[
     ("SS", &[immediate(8, 8), storage(16), storage(32)]),
     ("SSE", &[storage(16), storage(32)]),
     ("SSF", &[gr(8), storage(16), storage(32)]),
+    ("SMI", &[mask(8), BRANCH_AT_16]),
+    ("MII", &[mask(8)]),
 ];
 const BRANCH_AT_16: Operand =
     Operand::Storage { index: None, base: 16, long: false, purpose: Purpose::Branch };
@@ -351,7 +353,8 @@ impl Generator {
                     let none = |r: &mut Random, percent| if r.chance(percent) { 0 } else { 1 + r.below(15) };
                     let b = loop {
                         let b = none(&mut self.random, 4);
-                        if !plan.occupies(b as usize, Class::Address) {
+                        let shared = plan.apart && plan.addresses.iter().any(|a| a.base as u64 == b);
+                        if !shared && !plan.occupies(b as usize, Class::Address) {
                             break b;
                         }
                     };
@@ -381,7 +384,7 @@ impl Generator {
                 Operand::Relative { at, width, purpose } => {
                     let target = match purpose {
                         // Within the reach of every addressing mode: the emulator does not trim such an address.
-                        Purpose::Data => self.data_address() & 0xff_ffff,
+                        Purpose::Data => self.data_address() & 0x7f_ffff,
                         Purpose::Execute => TARGET,
                         Purpose::Branch | Purpose::Number => self.branch_address(template.opcode[0]) & !1,
                     };
@@ -396,7 +399,8 @@ impl Generator {
     /// An EXECUTE of `target`: `execute` is EX or EXRL, whose R1 bits are ORed into the target's second byte.
     pub fn execute(&mut self, execute: &Template, target: &Plan) -> Plan {
         let mut plan = self.plan(execute);
-        plan.addresses.extend(&target.addresses);
+        // In this order the registers of EXECUTE's own address have the last word.
+        plan.addresses.splice(0..0, target.addresses.iter().copied());
         plan.registers.extend(&target.registers);
         plan.implied.extend(&target.implied);
         plan.data = target.data;

@@ -97,6 +97,7 @@ pub fn compare(case: &Case, ours: &Answer, theirs: &Answer) -> Option<Difference
 /// Mnemonics are separated by commas; `*` stands for any beginning of one. The condition is a difference as it is printed, where `fields` are
 /// those that may differ and `ours` and `qemu` may be missing (any outcome).
 struct Accepted {
+    text: String,
     mnemonics: Vec<String>,
     fields: Vec<String>,
     ours: Option<String>,
@@ -124,6 +125,7 @@ impl Accepting {
                     condition.split_whitespace().find_map(|word| word.strip_prefix(key)).map(str::to_owned)
                 };
                 Accepted {
+                    text: format!("{mnemonics} | {condition}"),
                     mnemonics: list(mnemonics),
                     fields: list(&value("fields=").unwrap_or_else(|| panic!("fields are needed: {line}"))),
                     ours: value("ours="),
@@ -151,6 +153,13 @@ impl Accepting {
             return true;
         }
         false
+    }
+}
+
+impl Accepting {
+    /// The lines that covered nothing.
+    pub fn unused(&self) -> impl Iterator<Item = &str> {
+        self.lines.iter().filter(|line| line.used == 0).map(|line| line.text.as_str())
     }
 }
 
@@ -225,4 +234,25 @@ pub fn show(case: &Case, ours: &Answer, theirs: &Answer) -> String {
     }
     debug_assert!(WINDOWS.iter().all(|w| (PAGES..PAGES + PAGES_SIZE).contains(w)));
     text
+}
+
+#[test]
+fn lines_accept_what_they_say_and_no_more() {
+    let mut accepting = Accepting::parse(
+        "# a comment\n\n\
+         CS,CSG | fields=cc,gr ours=completed | a reason\n\
+         *BR | fields=fpc ours=program-0007 qemu=completed | another\n",
+    );
+    let mut check = |mnemonic, fields: &[&'static str], ours: &str, theirs: &str, expected| {
+        let fields = fields.iter().copied().collect();
+        let difference = Difference { fields, ours: ours.to_owned(), theirs: theirs.to_owned() };
+        assert_eq!(accepting.accepts(mnemonic, &difference), expected, "{mnemonic} {difference}");
+    };
+    check("CS", &["gr"], "completed", "died", true);
+    check("CSG", &["cc", "gr"], "completed", "completed", true);
+    check("CSY", &["gr"], "completed", "died", false);
+    check("CS", &["gr", "storage"], "completed", "completed", false);
+    check("CS", &["gr"], "program-0006", "completed", false);
+    check("ADBR", &["fpc"], "program-0007", "program-0007", false);
+    assert_eq!(accepting.unused().collect::<Vec<_>>(), ["*BR | fields=fpc ours=program-0007 qemu=completed"]);
 }

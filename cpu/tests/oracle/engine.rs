@@ -5,8 +5,8 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Weak};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, Once, Weak};
+use std::time::{Duration, Instant};
 
 use cpu::{Cpu, CpuModel, Machine};
 use machine::{Exit, HostClock, Storage, Vcpu, VcpuState, Vm};
@@ -16,13 +16,16 @@ use zarch::{AbsoluteAddress, Psw, lowcore, psw_bits};
 
 /// Where interruptions lead.
 const WAY_OUT: Psw = Psw { mask: psw_bits::WAIT | psw_bits::EA | psw_bits::BA, address: 0x555 };
+/// A case takes microseconds; one that takes so long has no end.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// The part of the lowcore in an answer.
 const DETAILS: u64 = 0x80;
 
 /// The engine with the oracle's storage layout.
 pub struct Engine {
     model: CpuModel,
-    machine: Arc<Machine>,
+    /// Lives as long as the engine: the watchdog kicks it.
+    _machine: Arc<Machine>,
     storage: Arc<Storage>,
     cpu: Box<Cpu>,
     code: Option<([u8; 16], [u8; 8])>,
@@ -42,19 +45,23 @@ impl Engine {
         put(&storage, lowcore::PROGRAM_NEW_PSW, &new_psw);
         let cases = Arc::new(AtomicU64::new(0));
         watch(Arc::downgrade(&machine), cases.clone());
-        Engine { model, machine, storage, cpu, code: None, cases }
+        Engine { model, _machine: machine, storage, cpu, code: None, cases }
     }
 
     /// Executes the case. A panic of the engine answers as `Died`, five seconds without an end as `Hung`.
     pub fn run(&mut self, case: &Case) -> Answer {
         self.cases.fetch_add(1, Ordering::Relaxed);
-        match catch_unwind(AssertUnwindSafe(|| self.run_unguarded(case))) {
-            Ok(Some(answer)) => answer,
-            failed => {
-                *self = Engine::new(self.model.clone());
-                let outcome = if failed.is_err() { Outcome::Died } else { Outcome::Hung };
-                Answer { outcome, state: case.state.clone(), address: SLOT, lowcore: [0; 64] }
-            }
+        let start = Instant::now();
+        loop {
+            let outcome = match catch_unwind(AssertUnwindSafe(|| self.run_unguarded(case))) {
+                Ok(Some(answer)) => return answer,
+                // The kick may be late: meant for the time in which there was no case to run.
+                Ok(None) if start.elapsed() < PATIENCE => continue,
+                Ok(None) => Outcome::Hung,
+                Err(_) => Outcome::Died,
+            };
+            *self = Engine::new(self.model.clone());
+            return Answer { outcome, state: case.state.clone(), address: SLOT, lowcore: [0; 64] };
         }
     }
 
@@ -120,26 +127,28 @@ impl Engine {
     }
 }
 
+struct Watched {
+    machine: Weak<Machine>,
+    cases: Arc<AtomicU64>,
+    before: u64,
+}
+
 /// Kicks the machine out of a case that does not end, as long as the machine lives.
 fn watch(machine: Weak<Machine>, cases: Arc<AtomicU64>) {
-    static WATCHED: Mutex<Vec<(Weak<Machine>, Arc<AtomicU64>, u64)>> = Mutex::new(Vec::new());
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    WATCHED.lock().expect("no holder panics").push((machine, cases, u64::MAX));
+    static WATCHED: Mutex<Vec<Watched>> = Mutex::new(Vec::new());
+    static ONCE: Once = Once::new();
+    WATCHED.lock().expect("no holder panics").push(Watched { machine, cases, before: u64::MAX });
     ONCE.call_once(|| {
         std::thread::spawn(|| {
             loop {
-                std::thread::sleep(Duration::from_secs(5));
-                let mut watched = WATCHED.lock().expect("no holder panics");
-                watched.retain_mut(|(machine, cases, before)| {
-                    let now = cases.load(Ordering::Relaxed);
-                    let machine = machine.upgrade();
-                    if let Some(machine) = &machine
-                        && now == *before
-                    {
+                std::thread::sleep(PATIENCE);
+                WATCHED.lock().expect("no holder panics").retain_mut(|watched| {
+                    let Some(machine) = watched.machine.upgrade() else { return false };
+                    let now = watched.cases.load(Ordering::Relaxed);
+                    if std::mem::replace(&mut watched.before, now) == now {
                         machine.kick();
                     }
-                    *before = now;
-                    machine.is_some()
+                    true
                 });
             }
         });

@@ -132,10 +132,10 @@ pub fn template(row: &Row) -> Result<Template, Untestable> {
         "MVCLU" | "CLCLU" => buffers(t, 8, Length::Pairs),
         "MVST" | "CLST" | "SRST" => strings(t),
         "SRSTU" => strings(t).implied(0, Implied::Bits(16)),
-        "TRE" => strings(t).class(24, Class::Buffer(Length::Bytes)),
-        "TROO" | "TROT" => strings(t).class(24, Class::Buffer(Length::Bytes)).implied(1, Implied::Address(8)),
+        "TRE" => strings(t).class(24, Class::Buffer(Length::Whole)),
+        "TROO" | "TROT" => strings(t).class(24, Class::Buffer(Length::Whole)).implied(1, Implied::Address(8)),
         "TRTO" | "TRTT" => strings(t)
-            .class(24, Class::Buffer(Length::Bytes))
+            .class(24, Class::Buffer(Length::Whole))
             .implied(1, Implied::Address(8))
             .implied(0, Implied::Bits(16)),
         "CKSM" => t.class(28, Class::Buffer(Length::Whole)),
