@@ -184,3 +184,48 @@ impl ApMachine {
         self.adapter(apqn.apid())?.queues[usize::from(apqn.apqi().0)].as_ref()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::card::{Mode, SeededRandom};
+    use crate::fixture::{Bench, apqn, mask};
+    use machine::HostClock;
+
+    /// The cards of the built-in description, from the description to a reply.
+    #[test]
+    fn a_simulated_host() {
+        let random = Arc::new(SeededRandom::new(1));
+        let machine =
+            ApMachine::new(Hardware::of(&ApHost::builtin()), Arc::new(HostClock::new()), random).unwrap();
+        let matrix = machine.qci().matrix;
+        assert_eq!((matrix.apm, matrix.aqm), (mask(&[5, 6, 0x0a]), mask(&[4, 0x47, 0xab, 0xff])));
+        for (apid, mode) in [(5, Mode::Cca), (6, Mode::Accelerator), (0x0a, Mode::Ep11)] {
+            for domain in [4, 0x47, 0xab, 0xff] {
+                let queue = apqn(apid, domain);
+                let information = machine.information(queue).unwrap();
+                assert_eq!((information.mode, information.hardware_type), (mode, 14), "{queue}");
+                // No card understands this; each says so in a reply of its own.
+                assert_eq!(machine.enqueue(queue, 7, Zeroizing::new(vec![0xff; 64])).word(), 0);
+                crate::fixture::eventually("the reply", || machine.status(queue).replies_waiting);
+                let reply = machine.begin_dequeue(queue, 4096, None).unwrap_or_else(|_| panic!("{queue}"));
+                assert!(matches!(reply.bytes()[1], 0x82 | 0x86 | 0x88), "{:x?}", reply.bytes());
+                assert_eq!((reply.psmid(), reply.commit().word()), (7, 0x8000_0000));
+            }
+        }
+        assert_eq!((machine.information(apqn(7, 4)), machine.statistics(apqn(5, 5))), (None, None));
+    }
+
+    #[test]
+    fn a_guest_reset_concerns_its_queues_only() {
+        let bench = Bench::new(false);
+        // Adapter 05, bit 5 of byte 80, is taken away.
+        bench.guest.crycb.set_byte(0x80, 0x03);
+        bench.machine.reset_guest(&bench.guest);
+        for (queue, word) in
+            [(apqn(5, 4), 0x8000_0000), (apqn(6, 4), 0x8002_0000), (apqn(6, 0xab), 0x8002_0000)]
+        {
+            assert_eq!(bench.machine.status(queue).word(), word, "{queue}");
+        }
+    }
+}

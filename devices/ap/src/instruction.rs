@@ -1,7 +1,7 @@
 //! The instruction layer: PQAP, NQAP and DQAP as functions of register images.
 //!
 //! Nothing here knows a CPU. A function takes what the registers hold and what the guest may do, and answers what the
-//! registers shall hold; [`execute`](crate::execute) joins it to a CPU. The engine that interprets SIE calls the same
+//! registers shall hold; [`ApMachine::execute`] joins it to a CPU. The engine that interprets SIE calls the same
 //! functions with the view of the block that the SIE block designates.
 //!
 //! The architecture of these instructions is not published. The rules are those of Linux (`arch/s390/include/asm/ap.h`,
