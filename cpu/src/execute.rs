@@ -82,6 +82,8 @@ fn parts<O: Operands, F: Copy + 'static>(op: *const Op) -> (F, O) {
     // SAFETY: `op` is an operation of a block that `Code` keeps until the loop is reached again, and
     // its operands were written by `extract` for this O.
     let operands = unsafe { (*op).operands.as_ptr().cast::<O>().read() };
+    // SAFETY: `extract` made the operands, whose register numbers are nibbles of the instruction.
+    unsafe { std::hint::assert_unchecked(operands.is_valid()) };
     (function, operands)
 }
 
@@ -138,8 +140,30 @@ pub(crate) fn branch_handler<O: Operands, F: Fn(&mut Cpu, O) -> Flow + Copy + 's
     threaded_branch::<O, F>
 }
 
+/// The handlers of a relative branch for each value of its mask.
+pub(crate) fn branch_handlers<O: Operands, F: Fn(&mut Cpu, O) -> Flow + Copy + 'static>(_: F) -> [Handler; 16] {
+    macro_rules! masks {
+        ($($mask:literal)*) => { [$(threaded_branch_of_mask::<O, F, $mask>),*] };
+    }
+    masks!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
+}
+
+/// `threaded_branch` for operations whose mask is `MASK`.
+fn threaded_branch_of_mask<O, F, const MASK: u8>(cpu: &mut Cpu, op: *const Op)
+where
+    O: Operands,
+    F: Fn(&mut Cpu, O) -> Flow + Copy + 'static,
+{
+    let (_, operands) = parts::<O, F>(op);
+    debug_assert!(operands.mask() == MASK);
+    // SAFETY: `decode` chose this handler by the mask.
+    unsafe { std::hint::assert_unchecked(operands.mask() == MASK) };
+    threaded_branch::<O, F>(cpu, op)
+}
+
 /// Like `threaded`; a taken branch whose target is known goes on there at once. How deep that nests where
 /// the compiler makes no jump of it is bounded by `budget`; with debug assertions it does not nest.
+#[inline(always)]
 fn threaded_branch<O: Operands, F: Fn(&mut Cpu, O) -> Flow + Copy + 'static>(cpu: &mut Cpu, op: *const Op) {
     let (function, operands) = parts::<O, F>(op);
     debug_assert!(!cpu.careful);
@@ -256,9 +280,10 @@ fn decode(raw: Raw, at: At, mode: Mode, facilities: &zarch::FacilityList) -> (Op
     let Some(row) = table::find(raw).filter(|row| facilities.has(row.facility)) else {
         return (op, None);
     };
-    op.run.set(match failing_check(row, raw, mode) {
-        Some(raise) => raise,
-        None => row.exec.run,
+    op.run.set(match (failing_check(row, raw, mode), row.exec.by_mask) {
+        (Some(raise), _) => raise,
+        (None, Some((handlers, mask))) => handlers[mask(raw) as usize & 15],
+        (None, None) => row.exec.run,
     });
     (row.exec.extract)(raw, at, &mut op.operands);
     op.relative = row.exec.relative;

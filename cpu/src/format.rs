@@ -101,6 +101,16 @@ pub trait Operands: Copy + Send + Sync + 'static {
         [0; 3]
     }
 
+    /// Whether every register number is one that its format can hold. Always true for what
+    /// [`Format::extract`] made; handlers tell the compiler so, which saves it masking.
+    fn is_valid(&self) -> bool;
+
+    /// The mask of a branch that has its own handler for each mask; 0 for other formats.
+    #[inline(always)]
+    fn mask(&self) -> u8 {
+        0
+    }
+
     /// The target of a relative branch, relative to the start of the page; 0 for other formats.
     #[inline(always)]
     fn target(&self) -> i64 {
@@ -376,16 +386,28 @@ impl Ss {
 }
 
 impl Operands for None_ {
+    #[inline(always)]
+    fn is_valid(&self) -> bool {
+        true
+    }
     fn text(&self, _: At) -> String {
         String::new()
     }
 }
 impl Operands for Imm8 {
+    #[inline(always)]
+    fn is_valid(&self) -> bool {
+        true
+    }
     fn text(&self, _: At) -> String {
         format!("{}", self.i)
     }
 }
 impl Operands for Rr {
+    #[inline(always)]
+    fn is_valid(&self) -> bool {
+        self.r1 < 16 && self.r2 < 16
+    }
     fn registers(&self) -> [u8; 3] {
         [self.r1, self.r2, 0]
     }
@@ -394,6 +416,10 @@ impl Operands for Rr {
     }
 }
 impl Operands for Rrf {
+    #[inline(always)]
+    fn is_valid(&self) -> bool {
+        self.r1 < 16 && self.r2 < 16 && self.r3 < 16 && self.m4 < 16
+    }
     fn registers(&self) -> [u8; 3] {
         [self.r1, self.r2, self.r3]
     }
@@ -402,6 +428,10 @@ impl Operands for Rrf {
     }
 }
 impl Operands for Ri {
+    #[inline(always)]
+    fn is_valid(&self) -> bool {
+        self.r1 < 16 && self.r3 < 16
+    }
     fn registers(&self) -> [u8; 3] {
         [self.r1, 0, self.r3]
     }
@@ -410,6 +440,14 @@ impl Operands for Ri {
     }
 }
 impl Operands for Rel {
+    #[inline(always)]
+    fn is_valid(&self) -> bool {
+        self.r1 < 16 && self.r3 < 16
+    }
+    #[inline(always)]
+    fn mask(&self) -> u8 {
+        self.r1
+    }
     #[inline(always)]
     fn target(&self) -> i64 {
         self.target
@@ -427,6 +465,14 @@ impl Operands for Rel {
 }
 impl Operands for CompareBranch {
     #[inline(always)]
+    fn is_valid(&self) -> bool {
+        self.r1 < 16 && self.r2 < 16 && self.m3 < 16
+    }
+    #[inline(always)]
+    fn mask(&self) -> u8 {
+        self.m3
+    }
+    #[inline(always)]
     fn target(&self) -> i64 {
         self.target as i64
     }
@@ -438,6 +484,10 @@ impl Operands for CompareBranch {
     }
 }
 impl Operands for Rief {
+    #[inline(always)]
+    fn is_valid(&self) -> bool {
+        self.r1 < 16 && self.r2 < 16
+    }
     fn registers(&self) -> [u8; 3] {
         [self.r1, self.r2, 0]
     }
@@ -446,6 +496,10 @@ impl Operands for Rief {
     }
 }
 impl Operands for Ris {
+    #[inline(always)]
+    fn is_valid(&self) -> bool {
+        self.r1 < 16 && self.r2 < 16 && self.m3 < 16 && self.b4 <= NO_REGISTER
+    }
     fn registers(&self) -> [u8; 3] {
         [self.r1, self.r2, 0]
     }
@@ -460,6 +514,10 @@ impl Operands for Ris {
     }
 }
 impl Operands for Rx {
+    #[inline(always)]
+    fn is_valid(&self) -> bool {
+        self.r1 < 16 && self.r3 < 16 && self.x2 <= NO_REGISTER && self.b2 <= NO_REGISTER
+    }
     fn registers(&self) -> [u8; 3] {
         [self.r1, 0, self.r3]
     }
@@ -468,6 +526,10 @@ impl Operands for Rx {
     }
 }
 impl Operands for Rs {
+    #[inline(always)]
+    fn is_valid(&self) -> bool {
+        self.r1 < 16 && self.r3 < 16 && self.b2 <= NO_REGISTER
+    }
     fn registers(&self) -> [u8; 3] {
         [self.r1, 0, self.r3]
     }
@@ -476,11 +538,19 @@ impl Operands for Rs {
     }
 }
 impl Operands for Si {
+    #[inline(always)]
+    fn is_valid(&self) -> bool {
+        self.b1 <= NO_REGISTER
+    }
     fn text(&self, _: At) -> String {
         format!("{},{}", storage(self.d1 as i64, NO_REGISTER, self.b1), self.i2)
     }
 }
 impl Operands for Ss {
+    #[inline(always)]
+    fn is_valid(&self) -> bool {
+        self.b1 <= NO_REGISTER && self.b2 <= NO_REGISTER
+    }
     fn registers(&self) -> [u8; 3] {
         [self.l >> 4, 0, self.l & 15]
     }

@@ -7,7 +7,7 @@
 
 use std::sync::LazyLock;
 
-use crate::execute::{Extract, Handler, branch_handler, handler};
+use crate::execute::{Extract, Handler, branch_handler, branch_handlers, handler};
 use crate::format::{At, Format, Operands, Raw};
 use crate::{Cpu, Flow};
 use zarch::Facility;
@@ -48,6 +48,9 @@ impl Flags {
     }
 }
 
+/// Handlers by mask, and the mask of an instruction.
+type ByMask = ([Handler; 16], fn(Raw) -> u8);
+
 /// A format joined with a semantic function: what `Marker::of(function)` makes.
 #[derive(Clone, Copy)]
 pub struct Exec {
@@ -55,6 +58,8 @@ pub struct Exec {
     pub(crate) extract: Extract,
     /// A branch whose target is fixed relative to the instruction.
     pub(crate) relative: bool,
+    /// For branches with a mask.
+    pub(crate) by_mask: Option<ByMask>,
     /// The manual's name of the format.
     pub format: &'static str,
     registers: fn(Raw) -> [u8; 3],
@@ -76,6 +81,12 @@ pub trait FormatExt: Format + Sized {
     fn relative_branch<F: Fn(&mut Cpu, Self::Operands) -> Flow + Copy + 'static>(function: F) -> Exec {
         Exec { relative: true, ..Self::branch(function) }
     }
+
+    /// The last part of a row of a relative branch with a mask: each mask has its own handler.
+    fn masked_branch<F: Fn(&mut Cpu, Self::Operands) -> Flow + Copy + 'static>(function: F) -> Exec {
+        let mask = |raw| Self::extract(raw, At { offset: 0, length: 0 }).mask();
+        Exec { by_mask: Some((branch_handlers(function), mask)), ..Self::relative_branch(function) }
+    }
 }
 
 impl<T: Format> FormatExt for T {
@@ -84,6 +95,7 @@ impl<T: Format> FormatExt for T {
             run: handler::<T::Operands, F>(function),
             extract: crate::execute::extract::<T>,
             relative: false,
+            by_mask: None,
             format: T::NAME,
             registers: |raw| T::extract(raw, At { offset: 0, length: 0 }).registers(),
             text: |raw, at| T::extract(raw, at).text(at),
