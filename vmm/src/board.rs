@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use machine::{Clock, Exit, Outcome, ResetKind, Storage, Vcpu, VcpuState, Vm};
 use zarch::{AbsoluteAddress, Psw};
@@ -13,6 +14,7 @@ use crate::devices::Devices;
 use crate::diagnose::{Answer, Context, Reset, diagnose};
 use crate::ipl::ParameterBlock;
 use crate::loader::Boot;
+use crate::rate_limit::RateLimit;
 use crate::system_information::Identity;
 use crate::watchdog::Watchdog;
 
@@ -57,6 +59,7 @@ pub struct Board {
     // Book-keeping.
     resetting: AtomicBool,
     waits: Mutex<BTreeMap<u16, VcpuState>>,
+    noise: RateLimit,
 }
 
 impl Board {
@@ -75,6 +78,7 @@ impl Board {
             parameter_block: Mutex::default(),
             resetting: AtomicBool::new(false),
             waits: Mutex::default(),
+            noise: RateLimit::new(10, Duration::from_secs(10)),
         })
     }
 
@@ -89,6 +93,7 @@ impl Board {
     /// Runs `cpu` until the run ends.
     pub fn run(&self, cpu: &mut dyn Vcpu) {
         while !self.control.ended() {
+            self.reset_if_asked(cpu);
             match cpu.run() {
                 Ok(exit) => self.answer(cpu, exit),
                 Err(error) => self.control.end(End::Failed(error.into())),
@@ -96,15 +101,18 @@ impl Board {
         }
     }
 
+    /// Carries out a reset that another thread asked for. Looked at before each run, not only after a
+    /// kick, which another exit may have overtaken.
+    pub(crate) fn reset_if_asked(&self, cpu: &mut dyn Vcpu) {
+        if cpu.address() == BOOT_CPU && self.control.take_reset() {
+            self.reset(cpu, Reset::LoadClear);
+        }
+    }
+
     /// Answers one exit.
     pub(crate) fn answer(&self, cpu: &mut dyn Vcpu, exit: Exit) {
         let outcome = match exit {
-            Exit::Kicked => {
-                if cpu.address() == BOOT_CPU && self.control.take_reset() {
-                    self.reset(cpu, Reset::LoadClear);
-                }
-                return;
-            }
+            Exit::Kicked => return,
             Exit::DisabledWait(_) => return self.halted(cpu, true),
             Exit::Stopped => return self.halted(cpu, false),
             Exit::Diagnose { code, r1, r3 } => match self.diagnose(cpu, code, r1, r3) {
@@ -130,7 +138,12 @@ impl Board {
 
     fn diagnose(&self, cpu: &mut dyn Vcpu, code: u16, r1: u8, r3: u8) -> Answer {
         let block = &mut *lock(&self.parameter_block);
-        diagnose(cpu, code, r1, r3, Context { storage: &self.storage, block, watchdog: &self.watchdog })
+        let context = Context { storage: &self.storage, block, watchdog: &self.watchdog };
+        let answer = diagnose(cpu, code, r1, r3, context);
+        if let Answer::Outcome(Outcome::Program(interruption)) = answer {
+            self.note(format_args!("DIAGNOSE {code:x} by CPU {}: {:?}", cpu.address(), interruption.code));
+        }
+        answer
     }
 
     /// A CPU went into a disabled wait or stopped: ends the run when it was the last one.
@@ -157,7 +170,7 @@ impl Board {
         if self.resetting.swap(true, Ordering::SeqCst) {
             return; // Another CPU resets the machine already, and this one with it.
         }
-        log::info!("reset by CPU {}: {reset:?}", cpu.address());
+        self.note(format_args!("reset by CPU {}: {reset:?}", cpu.address()));
         let (others, own) = match reset {
             Reset::LoadNormal => (ResetKind::Normal, ResetKind::Initial),
             _ => (ResetKind::Clear, ResetKind::Clear),
@@ -173,6 +186,13 @@ impl Board {
             Err(error) => self.control.end(End::Failed(error.into())),
         }
         self.resetting.store(false, Ordering::SeqCst);
+    }
+
+    /// Logs what the guest did, which it may do as often as it likes.
+    fn note(&self, what: std::fmt::Arguments<'_>) {
+        if let Some(suppressed) = self.noise.pass() {
+            log::info!("{what} ({suppressed} messages left out)");
+        }
     }
 
     fn psw_after(&self, reset: Reset) -> Result<Psw, crate::LoadError> {
@@ -201,4 +221,4 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

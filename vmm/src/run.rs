@@ -97,3 +97,31 @@ fn join(threads: Vec<JoinHandle<()>>, all_done: &Receiver<()>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::board::tests::{Bench, bench};
+    use crate::scripted::ScriptedCpu;
+    use machine::Exit;
+
+    /// How a run of one CPU ends that has these exits, then fails or panics.
+    fn end_of(exits: &[Exit], panics: bool) -> (End, u8) {
+        let Bench { board, storage, .. } = bench();
+        let mut cpu = ScriptedCpu::new(&storage, exits);
+        cpu.panics = panics;
+        let output = Output::new(Box::new(io::sink())).unwrap();
+        let end = run(&Arc::new(board), vec![Box::new(cpu)], &output, false).unwrap();
+        let status = end.exit_status();
+        (end, status)
+    }
+
+    #[test]
+    fn ends() {
+        assert_eq!(end_of(&[Exit::Kicked, Exit::Stopped], false).1, 0);
+        let (end, status) = end_of(&[], false);
+        assert!(status == 3 && format!("{end:?}").contains("the script has ended"), "{end:?}");
+        let (end, status) = end_of(&[], true);
+        assert!(status == 3 && format!("{end:?}").contains("bug in adjunct"), "{end:?}");
+    }
+}

@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use machine::{Error, Exit, Floating, Operand, Outcome, Post, ResetKind, Storage, Vcpu, VcpuState, Vm};
 use zarch::{AbsoluteAddress, IoInterruption, ProgramCode, ProgramInterruption, Psw, RealAddress};
 
-/// A CPU whose exits are a list. When it is used up, `run` fails. Addresses are absolute.
+/// A CPU whose exits are a list. When it is used up, `run` fails or panics. Addresses are absolute.
 pub struct ScriptedCpu {
     pub address: u16,
     pub exits: VecDeque<Exit>,
     pub outcomes: Vec<Outcome>,
     pub resets: Vec<ResetKind>,
     pub operating: bool,
+    pub panics: bool,
     pub state: VcpuState,
     pub storage: Arc<Storage>,
 }
@@ -27,6 +28,7 @@ impl ScriptedCpu {
             outcomes: Vec::new(),
             resets: Vec::new(),
             operating: true,
+            panics: false,
             state: VcpuState {
                 psw: Psw::default(),
                 gr: [0; 16],
@@ -47,6 +49,7 @@ impl Vcpu for ScriptedCpu {
     }
 
     fn run(&mut self) -> Result<Exit, Error> {
+        assert!(!self.panics || !self.exits.is_empty(), "a bug in a CPU");
         let reason = "the script has ended".to_string();
         let exit = self.exits.pop_front().ok_or(Error::Cpu { address: self.address, reason })?;
         if let Exit::DisabledWait(psw) = exit {

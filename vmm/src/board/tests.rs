@@ -43,11 +43,11 @@ impl Clock for TestClock {
     }
 }
 
-struct Bench {
-    board: Board,
-    vm: Arc<ScriptedVm>,
+pub(crate) struct Bench {
+    pub(crate) board: Board,
+    pub(crate) vm: Arc<ScriptedVm>,
     clock: Arc<TestClock>,
-    storage: Arc<Storage>,
+    pub(crate) storage: Arc<Storage>,
 }
 
 fn bench_with(watchdog_action: WatchdogAction, ap_mdev: Option<&str>) -> Bench {
@@ -80,7 +80,7 @@ fn bench_with(watchdog_action: WatchdogAction, ap_mdev: Option<&str>) -> Bench {
     Bench { board, vm, clock, storage }
 }
 
-fn bench() -> Bench {
+pub(crate) fn bench() -> Bench {
     bench_with(WatchdogAction::Reset, None)
 }
 
@@ -92,6 +92,7 @@ impl Bench {
             cpu.state.gr[*r] = *value;
         }
         while let Ok(exit) = cpu.run() {
+            self.board.reset_if_asked(&mut cpu);
             self.board.answer(&mut cpu, exit);
         }
         cpu
