@@ -5,6 +5,8 @@
 //! result is neither tiny nor too large. Where the flag is still off, the error of the result is computed
 //! with host arithmetic too.
 
+use super::Rounding;
+
 /// Host arithmetic on one format; numbers right-aligned in 128 bits. All methods return `None` when the
 /// general way has to be taken: exceptions other than inexact, tiny results, NaNs, and, without
 /// `may_round`, results that are not known to be exact.
@@ -21,6 +23,16 @@ pub trait Native {
     fn multiply_add(a: u128, b: u128, c: u128, may_round: bool) -> Option<u128>;
     /// A square root.
     fn square_root(a: u128, may_round: bool) -> Option<u128>;
+    /// An integer as a number of the format.
+    fn of_integer(integer: i64, may_round: bool) -> Option<u128>;
+    /// The number rounded to an integral one by any method but that for shorter precision.
+    fn integral(a: u128, rounding: Rounding, may_round: bool) -> Option<u128>;
+    /// A number whose magnitude is below two to the power of 62, truncated to an integer.
+    fn truncated(a: u128, may_round: bool) -> Option<i64>;
+    /// The number in the long format.
+    fn long(a: u128) -> Option<u128>;
+    /// The number in the short format.
+    fn short(a: u128, may_round: bool) -> Option<u128>;
 }
 
 /// Finite and certainly not tiny: the smallest normal number may have been rounded up to.
@@ -84,6 +96,49 @@ macro_rules! native {
                 let exact = || a > $safe && root.mul_add(root, -a) == 0.0;
                 (is_usual!(root, $float) && (may_round || exact())).then(|| root.to_bits() as u128)
             }
+
+            #[inline(always)]
+            fn of_integer(integer: i64, may_round: bool) -> Option<u128> {
+                let fits = integer.unsigned_abs() >> <$float>::MANTISSA_DIGITS == 0;
+                (fits || may_round).then(|| (integer as $float).to_bits() as u128)
+            }
+
+            #[inline(always)]
+            fn integral(a: u128, rounding: Rounding, may_round: bool) -> Option<u128> {
+                let a = <$float>::from_bits(a as $bits);
+                let integral = match rounding {
+                    Rounding::NearestEven => a.round_ties_even(),
+                    Rounding::NearestAway => a.round(),
+                    Rounding::Zero => a.trunc(),
+                    Rounding::Up => a.ceil(),
+                    Rounding::Down => a.floor(),
+                    Rounding::Shorter => return None,
+                };
+                (a.abs() <= <$float>::MAX && (may_round || integral == a)).then(|| integral.to_bits() as u128)
+            }
+
+            #[inline(always)]
+            fn truncated(a: u128, may_round: bool) -> Option<i64> {
+                let a = <$float>::from_bits(a as $bits);
+                let integer = a as i64;
+                let below = a.abs() < (1i64 << 62) as $float;
+                (below && (may_round || integer as $float == a)).then_some(integer)
+            }
+
+            #[inline(always)]
+            fn long(a: u128) -> Option<u128> {
+                let a = <$float>::from_bits(a as $bits);
+                (!a.is_nan()).then(|| (a as f64).to_bits() as u128)
+            }
+
+            #[inline(always)]
+            #[allow(clippy::unnecessary_cast, reason = "one of the two formats is short already")]
+            fn short(a: u128, may_round: bool) -> Option<u128> {
+                let a = <$float>::from_bits(a as $bits);
+                let short = a as f32;
+                let exact = short as $float == a;
+                (is_usual!(short, f32) && (may_round || exact) || a == 0.0).then(|| short.to_bits() as u128)
+            }
         }
     };
 }
@@ -118,6 +173,26 @@ impl Native for Absent {
     }
     #[inline(always)]
     fn square_root(_: u128, _: bool) -> Option<u128> {
+        None
+    }
+    #[inline(always)]
+    fn of_integer(_: i64, _: bool) -> Option<u128> {
+        None
+    }
+    #[inline(always)]
+    fn integral(_: u128, _: Rounding, _: bool) -> Option<u128> {
+        None
+    }
+    #[inline(always)]
+    fn truncated(_: u128, _: bool) -> Option<i64> {
+        None
+    }
+    #[inline(always)]
+    fn long(_: u128) -> Option<u128> {
+        None
+    }
+    #[inline(always)]
+    fn short(_: u128, _: bool) -> Option<u128> {
         None
     }
 }

@@ -118,6 +118,52 @@ fn host_arithmetic_is_exact_arithmetic() {
 }
 
 #[test]
+fn host_conversions_are_exact_conversions() {
+    fn check<H: Native>(format: Format, width: Width) {
+        let mut random = Random::new(8);
+        let mut taken = [0; 5];
+        for n in 0..8 * PAIRS {
+            let may_round = n % 2 == 0;
+            let masks = if may_round { ALL_MASKS & !flag::INEXACT } else { ALL_MASKS };
+            let bits = random.float(width);
+            let integer = random.integer() as i64;
+            let value = Value::of(format, bits);
+            for (rounding, _) in METHODS {
+                let control = Control { masks, ..untrapped(rounding) };
+                if let Some(integral) = H::integral(bits, rounding, may_round) {
+                    taken[0] += 1;
+                    let exact = round_to_integer(format, bits, control);
+                    assert_eq!((integral, 0), (exact.bits, exact.dxc), "{bits:x} {rounding:?}");
+                }
+            }
+            let nearest = Control { masks, ..untrapped(Rounding::NearestEven) };
+            let mut same = |n: usize, format, native: Option<u128>, value: Value| {
+                let Some(native) = native else { return };
+                taken[n] += 1;
+                let exact = deliver(format, value.into(), nearest);
+                assert_eq!((native, 0), (exact.bits, exact.dxc), "{n} {bits:x} {integer:x}");
+                assert_eq!(exact.flags & !flag::INEXACT, 0);
+            };
+            let number = Value::integer(integer < 0, integer.unsigned_abs() as u128);
+            same(1, format, H::of_integer(integer, may_round), number);
+            // Not asked of long numbers, which are long already.
+            same(2, Format::LONG, if width == Width::Short { H::long(bits) } else { None }, value);
+            same(3, Format::SHORT, H::short(bits, may_round), value);
+            if let Some(integer) = H::truncated(bits, may_round) {
+                taken[4] += 1;
+                let control = Control { masks, ..untrapped(Rounding::Zero) };
+                let exact = to_integer(format, bits, 64, true, control);
+                assert_eq!((integer as u64, 0), (exact.bits, exact.dxc), "{bits:x}");
+            }
+        }
+        assert!(taken.iter().enumerate().all(|(n, count)| *count > PAIRS || n == 2), "{taken:?}");
+        assert_eq!(taken[2] > PAIRS, width == Width::Short);
+    }
+    check::<f32>(Format::SHORT, Width::Short);
+    check::<f64>(Format::LONG, Width::Long);
+}
+
+#[test]
 fn square_roots_are_the_largest_not_too_large() {
     let mut random = Random::new(5);
     for (format, width) in

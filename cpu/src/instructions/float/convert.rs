@@ -2,8 +2,8 @@
 
 use zarch::Facility::*;
 
-use super::{Extended, Long, Precision, Short, complete, modified};
-use crate::bfp::{Value, deliver, flag, to_integer};
+use super::{Extended, Long, Precision, Short, complete, may_round, modified};
+use crate::bfp::{Native, Rounding, Value, deliver, flag, to_integer};
 use crate::format::{formats::*, *};
 use crate::table::{FormatExt, Row, row};
 use crate::{Cpu, Flow};
@@ -42,6 +42,8 @@ pub(crate) fn rows() -> Vec<Row> {
 trait Fixed {
     const WIDTH: u32;
     const SIGNED: bool;
+    const MIN: i128;
+    const MAX: i128;
     /// The number in the register.
     fn get(register: u64) -> i128;
 }
@@ -51,6 +53,8 @@ macro_rules! fixed {
         $(impl Fixed for $type {
             const WIDTH: u32 = <$type>::BITS;
             const SIGNED: bool = <$type>::MIN != 0;
+            const MIN: i128 = <$type>::MIN as i128;
+            const MAX: i128 = <$type>::MAX as i128;
             #[inline(always)]
             fn get(register: u64) -> i128 {
                 register as $type as i128
@@ -69,6 +73,13 @@ fn from_fixed<P: Precision, T: Fixed>(cpu: &mut Cpu, i: Rrf) -> Flow {
         false => super::control(cpu),
     };
     let number = T::get(cpu.gr(i.r2));
+    let nearest = control.rounding == Rounding::NearestEven;
+    if let Ok(number) = i64::try_from(number)
+        && let Some(bits) = P::Host::of_integer(number, nearest && may_round(cpu, control))
+    {
+        P::set(cpu, i.r1, bits);
+        return Ok(());
+    }
     let value = Value::integer(number < 0, number.unsigned_abs());
     let outcome = deliver(P::FORMAT, value.into(), control);
     complete::<P, false>(cpu, i.r1, outcome)
@@ -77,17 +88,31 @@ fn from_fixed<P: Precision, T: Fixed>(cpu: &mut Cpu, i: Rrf) -> Flow {
 /// CONVERT TO FIXED, CONVERT TO LOGICAL.
 fn to_fixed<P: Precision, T: Fixed>(cpu: &mut Cpu, i: Rrf) -> Flow {
     let control = modified(cpu, i.r3, i.m4)?;
-    let result = to_integer(P::FORMAT, P::get(cpu, i.r2), T::WIDTH, T::SIGNED, control);
+    let bits = P::get(cpu, i.r2);
+    let truncates = control.rounding == Rounding::Zero;
+    if let Some(number) = P::Host::truncated(bits, truncates && may_round(cpu, control))
+        && (T::MIN..=T::MAX).contains(&(number as i128))
+    {
+        set_fixed::<T>(cpu, i.r1, number as u64);
+        cpu.cc = P::FORMAT.condition(bits);
+        return Ok(());
+    }
+    let result = to_integer(P::FORMAT, bits, T::WIDTH, T::SIGNED, control);
     if result.dxc != flag::INVALID {
-        match T::WIDTH {
-            32 => cpu.set_gr32(i.r1, result.bits as u32),
-            _ => cpu.set_gr(i.r1, result.bits),
-        }
+        set_fixed::<T>(cpu, i.r1, result.bits);
         cpu.fpc |= (result.flags as u32) << 16;
         cpu.cc = result.cc;
     }
     match result.dxc {
         0 => Ok(()),
         dxc => Err(cpu.data_exception(dxc)),
+    }
+}
+
+#[inline(always)]
+fn set_fixed<T: Fixed>(cpu: &mut Cpu, r1: u8, number: u64) {
+    match T::WIDTH {
+        32 => cpu.set_gr32(r1, number as u32),
+        _ => cpu.set_gr(r1, number),
     }
 }

@@ -5,8 +5,11 @@ use std::cmp::Ordering;
 
 use zarch::Facility::*;
 
-use super::{Extended, Long, Precision, Short, Source, complete, control, modified};
-use crate::bfp::{Class, Exact, Value, compare, deliver, flag, propagate, round_to_integer, shorten};
+use super::{Extended, Long, Precision, Short, Source, complete, control, may_round, modified};
+use crate::bfp::{
+    Class, Exact, Format, Native, Rounding, Value, compare, deliver, flag, propagate, round_to_integer,
+    shorten,
+};
 use crate::format::{formats::*, *};
 use crate::table::{FormatExt, Row, row};
 use crate::{Cpu, Flow};
@@ -99,6 +102,12 @@ fn load_positive<P: Precision>(cpu: &mut Cpu, i: Rr) -> Flow {
 /// LOAD LENGTHENED.
 fn load_lengthened<S: Precision, T: Precision>(cpu: &mut Cpu, i: impl Source) -> Flow {
     let bits = i.second::<S>(cpu)?;
+    if T::FORMAT == Format::LONG
+        && let Some(long) = S::Host::long(bits)
+    {
+        T::set(cpu, i.r1(), long);
+        return Ok(());
+    }
     let outcome = deliver(T::FORMAT, loaded::<S>(bits), control(cpu));
     // A tiny short number is an ordinary long one: nothing but an invalid operation is possible.
     complete::<T, false>(cpu, i.r1(), outcome)
@@ -112,6 +121,13 @@ fn load_rounded<S: Precision, T: Precision>(cpu: &mut Cpu, i: Rrf) -> Flow {
         false => control(cpu),
     };
     let bits = S::get(cpu, i.r2);
+    let nearest = control.rounding == Rounding::NearestEven;
+    if T::FORMAT == Format::SHORT
+        && let Some(short) = S::Host::short(bits, nearest && may_round(cpu, control))
+    {
+        T::set(cpu, i.r1, short);
+        return Ok(());
+    }
     match shorten(S::FORMAT, T::FORMAT, loaded::<S>(bits), control) {
         (outcome, false) => complete::<T, false>(cpu, i.r1, outcome),
         (outcome, true) => complete::<S, false>(cpu, i.r1, outcome),
@@ -121,7 +137,12 @@ fn load_rounded<S: Precision, T: Precision>(cpu: &mut Cpu, i: Rrf) -> Flow {
 /// LOAD FP INTEGER.
 fn load_integer<P: Precision>(cpu: &mut Cpu, i: Rrf) -> Flow {
     let control = modified(cpu, i.r3, i.m4)?;
-    let outcome = round_to_integer(P::FORMAT, P::get(cpu, i.r2), control);
+    let bits = P::get(cpu, i.r2);
+    if let Some(integral) = P::Host::integral(bits, control.rounding, may_round(cpu, control)) {
+        P::set(cpu, i.r1, integral);
+        return Ok(());
+    }
+    let outcome = round_to_integer(P::FORMAT, bits, control);
     complete::<P, false>(cpu, i.r1, outcome)
 }
 

@@ -171,6 +171,12 @@ fn modified(cpu: &Cpu, m3: u8, m4: u8) -> Result<Control, Leave> {
     Ok(Control { rounding, suppress_inexact: extension && m4 & 4 != 0, ..control(cpu) })
 }
 
+/// Whether a result may be inexact without anything to be done about it.
+#[inline(always)]
+fn may_round(cpu: &Cpu, control: Control) -> bool {
+    control.suppress_inexact || cpu.fpc & INEXACT == INEXACT_FLAG
+}
+
 /// Computes: on the host when that is certain to give the architected result, else exactly.
 #[inline(always)]
 fn compute<P: Precision, const CC: bool>(
