@@ -517,6 +517,14 @@ impl Span {
     }
 }
 
+/// Stores all 64 bits of a register at once. A store narrowed to the half that changed would make the
+/// host wait for it when the whole register is read soon after, since it cannot forward part of a word.
+#[inline(always)]
+pub(crate) fn store_whole(register: &mut u64, value: u64) {
+    // SAFETY: a reference is valid and aligned; volatile only keeps the compiler from narrowing.
+    unsafe { std::ptr::from_mut(register).write_volatile(value) }
+}
+
 #[inline(always)]
 fn index(address: u64) -> usize {
     (address / PAGE_SIZE) as usize & (ENTRIES - 1)

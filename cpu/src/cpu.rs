@@ -187,7 +187,7 @@ impl Cpu {
     /// Sets general register `r`.
     #[inline(always)]
     pub fn set_gr(&mut self, r: u8, value: u64) {
-        self.gr[(r & 15) as usize] = value;
+        crate::access::store_whole(&mut self.gr[(r & 15) as usize], value);
     }
 
     /// Bits 32-63 of general register `r`.
@@ -200,7 +200,8 @@ impl Cpu {
     #[inline(always)]
     pub fn set_gr32(&mut self, r: u8, value: u32) {
         let gr = &mut self.gr[(r & 15) as usize];
-        *gr = *gr & !0xffff_ffff | value as u64;
+        let whole = *gr & !0xffff_ffff | value as u64;
+        crate::access::store_whole(gr, whole);
     }
 
     /// Bits 0-31 of general register `r`.
@@ -213,7 +214,8 @@ impl Cpu {
     #[inline(always)]
     pub fn set_gr_high(&mut self, r: u8, value: u32) {
         let gr = &mut self.gr[(r & 15) as usize];
-        *gr = *gr & 0xffff_ffff | (value as u64) << 32;
+        let whole = *gr & 0xffff_ffff | (value as u64) << 32;
+        crate::access::store_whole(gr, whole);
     }
 
     /// The contents of base or index register `r` as the formats hold it ([`NO_REGISTER`] is zero).
