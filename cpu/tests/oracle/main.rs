@@ -27,8 +27,6 @@ use templates::template;
 
 /// States for one instruction with its fields filled in: new code is what costs both sides most.
 const STATES_PER_INSTRUCTION: usize = 20;
-/// How many mismatches of one kind are asked about again.
-const ASKED_AGAIN: usize = 3;
 /// Two emulators keep a small machine busy.
 const WORKERS: usize = 2;
 
@@ -37,8 +35,6 @@ const WORKERS: usize = 2;
 struct Verdict {
     cases: usize,
     accepted: usize,
-    /// Mismatches that the emulator took back when it was asked again.
-    unsteady: usize,
     /// Why it was not compared.
     untestable: Option<&'static str>,
     /// By difference: how many, and the first in full.
@@ -164,15 +160,6 @@ fn examine(
             verdict.accepted += 1;
             continue;
         }
-        let seen = verdict.mismatches.get(&difference).map_or(0, |(count, _)| *count);
-        // Asked again by itself, the emulator has very rarely another answer.
-        if seen < ASKED_AGAIN
-            && let again = oracle.run(std::slice::from_ref(case)).expect("the emulator can be started again")
-            && compare(case, &ours, &again[0]).is_none()
-        {
-            verdict.unsteady += 1;
-            continue;
-        }
         let entry = verdict.mismatches.entry(difference);
         let (count, _) =
             entry.or_insert_with(|| (0, format!("    {}\n{}", disassemble(case), show(case, &ours, theirs))));
@@ -212,10 +199,8 @@ fn report(verdicts: &BTreeMap<&str, Verdict>) -> usize {
     }
     let untestable: usize = reasons.values().map(Vec::len).sum();
     let accepted: usize = verdicts.values().map(|v| v.accepted).sum();
-    let unsteady: usize = verdicts.values().map(|v| v.unsteady).sum();
     println!(
-        "\ncoverage: {} of {} rows compared, {failed} with mismatches, {accepted} cases with accepted differences, \
-         {unsteady} answers that the emulator took back",
+        "\ncoverage: {} of {} rows compared, {failed} with mismatches, {accepted} cases with accepted differences",
         verdicts.len() - untestable,
         verdicts.len()
     );
