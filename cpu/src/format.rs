@@ -219,6 +219,8 @@ operands! {
 operands! {
     /// ROTATE THEN ... SELECTED BITS: RIE-f.
     Rief {
+        /// Ones from the bit in I3 to the bit in I4 (of 64), around the end when I4 is less.
+        selected: u64,
         /// First register.
         r1: u8,
         /// Second register.
@@ -303,6 +305,12 @@ operands! {
         /// Displacement of the second operand.
         d2: u16
     }
+}
+
+/// Ones from bit `from` to bit `to`, around the end when `to` is less.
+fn selected(from: u32, to: u32) -> u64 {
+    let ones = u64::MAX << (63 - (to.wrapping_sub(from) & 63));
+    ones.rotate_right(from)
 }
 
 impl Rx {
@@ -610,6 +618,7 @@ pub mod formats {
         RIE_d = "RIE-d" -> Ri |raw, at| Ri { r1: raw.nibble(8), r3: raw.nibble(12), i2: raw.signed16(16) };
         RIE_e = "RIE-e" -> Rel |raw, at| Rel { r1: raw.nibble(8), r3: raw.nibble(12), next: at.next(), target: at.target(raw.signed16(16)) };
         RIE_f = "RIE-f" -> Rief |raw, at| Rief {
+            selected: selected(raw.bits(16, 8) as u32 & 63, raw.bits(24, 8) as u32 & 63),
             r1: raw.nibble(8), r2: raw.nibble(12), i3: raw.bits(16, 8) as u8, i4: raw.bits(24, 8) as u8, i5: raw.bits(32, 8) as u8 };
         /// M3 in bits 12-15.
         RIE_g = "RIE-g" -> Ri |raw, at| Ri { r1: raw.nibble(8), r3: raw.nibble(12), i2: raw.signed16(16) };

@@ -77,20 +77,13 @@ fn rotated(cpu: &Cpu, i: Rief) -> u64 {
     cpu.gr(i.r2).rotate_left(i.i5 as u32 & 63)
 }
 
-/// Ones from the bit in I3 to the bit in I4, around the end when I4 is less.
-#[inline(always)]
-fn selected(i: Rief) -> u64 {
-    let (from, to) = (i.i3 as u32 & 63, i.i4 as u32 & 63);
-    let ones = u64::MAX << (63 - (to.wrapping_sub(from) & 63));
-    ones.rotate_right(from)
-}
-
 /// Replaces the selected bits; the others become zero when bit 0 of I4 is one.
 #[inline(always)]
 fn insert_selected(cpu: &mut Cpu, i: Rief) {
-    let mask = selected(i);
-    let rest = if i.i4 & 0x80 != 0 { 0 } else { cpu.gr(i.r1) & !mask };
-    cpu.set_gr(i.r1, rotated(cpu, i) & mask | rest);
+    // All ones when bit 0 of I4 is one; without a branch, since one handler serves both kinds.
+    let zero = (i.i4 as i8 >> 7) as i64 as u64;
+    let rest = cpu.gr(i.r1) & !(i.selected | zero);
+    cpu.set_gr(i.r1, rotated(cpu, i) & i.selected | rest);
 }
 
 /// `old` with the bits that I3 and I4 select within 32 replaced by those of `source`; the others become
@@ -107,7 +100,7 @@ fn insert_half(old: u32, source: u32, i: Rief) -> u32 {
 /// Combines the selected bits; with bit 0 of I3 one only the condition code tells.
 #[inline(always)]
 fn combine_selected(cpu: &mut Cpu, i: Rief, f: impl Fn(u64, u64) -> u64) -> Flow {
-    let (mask, old) = (selected(i), cpu.gr(i.r1));
+    let (mask, old) = (i.selected, cpu.gr(i.r1));
     let bits = f(old, rotated(cpu, i)) & mask;
     if i.i3 & 0x80 == 0 {
         cpu.set_gr(i.r1, old & !mask | bits);
