@@ -168,6 +168,7 @@ fn inexact(bits: u128, result: Rounded, flags: u8, control: Control) -> Outcome 
 }
 
 /// LOAD FP INTEGER: the nearest integral number of the same format.
+#[inline(never)]
 pub fn round_to_integer(format: Format, bits: u128, control: Control) -> Outcome {
     let value = Value::of(format, bits);
     if value.class != Class::Finite || value.exponent >= format.fraction_bits as i32 {
@@ -194,6 +195,7 @@ pub struct Integer {
 }
 
 /// Converts to an integer of `width` bits.
+#[inline(never)]
 pub fn to_integer(format: Format, bits: u128, width: u32, signed: bool, control: Control) -> Integer {
     let value = Value::of(format, bits);
     let (smallest, largest) = match signed {

@@ -55,61 +55,94 @@ pub(crate) fn rows() -> Vec<Row> {
     ]
 }
 
+// Each has an inner function that takes operand values: small enough outside to become part of the
+// operation's handler, and one body for the register and the storage form.
+
 /// ADD.
+#[inline(always)]
 fn add<P: Precision>(cpu: &mut Cpu, i: impl Source) -> Flow {
     let b = i.second::<P>(cpu)?;
-    let a = P::get(cpu, i.r1());
+    add_value::<P>(cpu, i.r1(), b)
+}
+
+#[inline(never)]
+fn add_value<P: Precision>(cpu: &mut Cpu, r1: u8, b: u128) -> Flow {
+    let a = P::get(cpu, r1);
     compute::<P, true>(
         cpu,
-        i.r1(),
+        r1,
         |may_round| P::Host::add(a, b, may_round),
         |rounding| bfp::add(Value::of(P::FORMAT, a), Value::of(P::FORMAT, b), rounding),
     )
 }
 
 /// SUBTRACT.
+#[inline(always)]
 fn subtract<P: Precision>(cpu: &mut Cpu, i: impl Source) -> Flow {
     let b = i.second::<P>(cpu)?;
-    let a = P::get(cpu, i.r1());
+    subtract_value::<P>(cpu, i.r1(), b)
+}
+
+#[inline(never)]
+fn subtract_value<P: Precision>(cpu: &mut Cpu, r1: u8, b: u128) -> Flow {
+    let a = P::get(cpu, r1);
     compute::<P, true>(
         cpu,
-        i.r1(),
+        r1,
         |may_round| P::Host::subtract(a, b, may_round),
         |rounding| bfp::add(Value::of(P::FORMAT, a), Value::of(P::FORMAT, b).negated(), rounding),
     )
 }
 
 /// MULTIPLY.
+#[inline(always)]
 fn multiply<P: Precision>(cpu: &mut Cpu, i: impl Source) -> Flow {
     let b = i.second::<P>(cpu)?;
-    let a = P::get(cpu, i.r1());
+    multiply_value::<P>(cpu, i.r1(), b)
+}
+
+#[inline(never)]
+fn multiply_value<P: Precision>(cpu: &mut Cpu, r1: u8, b: u128) -> Flow {
+    let a = P::get(cpu, r1);
     compute::<P, false>(
         cpu,
-        i.r1(),
+        r1,
         |may_round| P::Host::multiply(a, b, may_round),
         |_| bfp::multiply(Value::of(P::FORMAT, a), Value::of(P::FORMAT, b)),
     )
 }
 
 /// MULTIPLY (short to long, long to extended).
+#[inline(always)]
 fn multiply_longer<S: Precision, T: Precision>(cpu: &mut Cpu, i: impl Source) -> Flow {
     let b = i.second::<S>(cpu)?;
-    let a = S::get(cpu, i.r1());
+    multiply_value_longer::<S, T>(cpu, i.r1(), b)
+}
+
+#[inline(never)]
+fn multiply_value_longer<S: Precision, T: Precision>(cpu: &mut Cpu, r1: u8, b: u128) -> Flow {
+    let a = S::get(cpu, r1);
     compute::<T, false>(
         cpu,
-        i.r1(),
+        r1,
         |_| None,
         |_| bfp::multiply(Value::of(S::FORMAT, a), Value::of(S::FORMAT, b)),
     )
 }
 
 /// DIVIDE.
+#[inline(always)]
 fn divide<P: Precision>(cpu: &mut Cpu, i: impl Source) -> Flow {
     let b = i.second::<P>(cpu)?;
-    let a = P::get(cpu, i.r1());
+    divide_value::<P>(cpu, i.r1(), b)
+}
+
+#[inline(never)]
+fn divide_value<P: Precision>(cpu: &mut Cpu, r1: u8, b: u128) -> Flow {
+    let a = P::get(cpu, r1);
     compute::<P, false>(
         cpu,
-        i.r1(),
+        r1,
         |may_round| P::Host::divide(a, b, may_round),
         |_| bfp::divide(Value::of(P::FORMAT, a), Value::of(P::FORMAT, b)),
     )
@@ -131,12 +164,18 @@ fn divide_to_integer<P: Precision>(cpu: &mut Cpu, i: Rrf) -> Flow {
 }
 
 /// MULTIPLY AND ADD.
+#[inline(always)]
 fn multiply_and_add<P: Precision>(cpu: &mut Cpu, i: impl Third) -> Flow {
     let b = i.second::<P>(cpu)?;
-    let [a, c] = [i.r3(), i.r1()].map(|r| P::get(cpu, r));
+    multiply_value_and_add::<P>(cpu, i.r1(), i.r3(), b)
+}
+
+#[inline(never)]
+fn multiply_value_and_add<P: Precision>(cpu: &mut Cpu, r1: u8, r3: u8, b: u128) -> Flow {
+    let [a, c] = [r3, r1].map(|r| P::get(cpu, r));
     compute::<P, false>(
         cpu,
-        i.r1(),
+        r1,
         |may_round| P::Host::multiply_add(a, b, c, may_round),
         |rounding| {
             let [a, b, c] = [a, b, c].map(|bits| Value::of(P::FORMAT, bits));
@@ -146,12 +185,18 @@ fn multiply_and_add<P: Precision>(cpu: &mut Cpu, i: impl Third) -> Flow {
 }
 
 /// MULTIPLY AND SUBTRACT.
+#[inline(always)]
 fn multiply_and_subtract<P: Precision>(cpu: &mut Cpu, i: impl Third) -> Flow {
     let b = i.second::<P>(cpu)?;
-    let [a, c] = [i.r3(), i.r1()].map(|r| P::get(cpu, r));
+    multiply_value_and_subtract::<P>(cpu, i.r1(), i.r3(), b)
+}
+
+#[inline(never)]
+fn multiply_value_and_subtract<P: Precision>(cpu: &mut Cpu, r1: u8, r3: u8, b: u128) -> Flow {
+    let [a, c] = [r3, r1].map(|r| P::get(cpu, r));
     compute::<P, false>(
         cpu,
-        i.r1(),
+        r1,
         |may_round| P::Host::multiply_add(a, b, c ^ P::FORMAT.sign(), may_round),
         |rounding| {
             let [a, b, c] = [a, b, c].map(|bits| Value::of(P::FORMAT, bits));
@@ -161,11 +206,17 @@ fn multiply_and_subtract<P: Precision>(cpu: &mut Cpu, i: impl Third) -> Flow {
 }
 
 /// SQUARE ROOT.
+#[inline(always)]
 fn square_root<P: Precision>(cpu: &mut Cpu, i: impl Source) -> Flow {
     let a = i.second::<P>(cpu)?;
+    square_root_of::<P>(cpu, i.r1(), a)
+}
+
+#[inline(never)]
+fn square_root_of<P: Precision>(cpu: &mut Cpu, r1: u8, a: u128) -> Flow {
     compute::<P, false>(
         cpu,
-        i.r1(),
+        r1,
         |may_round| P::Host::square_root(a, may_round),
         |_| bfp::square_root(Value::of(P::FORMAT, a)),
     )

@@ -3,7 +3,7 @@
 use zarch::Facility::*;
 
 use super::{Extended, Long, Precision, Short, complete, may_round, modified};
-use crate::bfp::{Native, Rounding, Value, deliver, flag, to_integer};
+use crate::bfp::{Control, Native, Rounding, Value, deliver, flag, to_integer};
 use crate::format::{formats::*, *};
 use crate::table::{FormatExt, Row, row};
 use crate::{Cpu, Flow};
@@ -66,6 +66,7 @@ macro_rules! fixed {
 fixed!(i32 i64 u32 u64);
 
 /// CONVERT FROM FIXED, CONVERT FROM LOGICAL.
+#[inline(always)]
 fn from_fixed<P: Precision, T: Fixed>(cpu: &mut Cpu, i: Rrf) -> Flow {
     // Without the floating-point extension facility the fields that are M3 and M4 with it are ignored.
     let control = match cpu.facility(super::EXTENSION) {
@@ -80,12 +81,18 @@ fn from_fixed<P: Precision, T: Fixed>(cpu: &mut Cpu, i: Rrf) -> Flow {
         P::set(cpu, i.r1, bits);
         return Ok(());
     }
+    from_integer::<P>(cpu, i.r1, number, control)
+}
+
+#[inline(never)]
+fn from_integer<P: Precision>(cpu: &mut Cpu, r1: u8, number: i128, control: Control) -> Flow {
     let value = Value::integer(number < 0, number.unsigned_abs());
     let outcome = deliver(P::FORMAT, value.into(), control);
-    complete::<P, false>(cpu, i.r1, outcome)
+    complete::<P, false>(cpu, r1, outcome)
 }
 
 /// CONVERT TO FIXED, CONVERT TO LOGICAL.
+#[inline(always)]
 fn to_fixed<P: Precision, T: Fixed>(cpu: &mut Cpu, i: Rrf) -> Flow {
     let control = modified(cpu, i.r3, i.m4)?;
     let bits = P::get(cpu, i.r2);

@@ -7,8 +7,8 @@ use zarch::Facility::*;
 
 use super::{Extended, Long, Precision, Short, Source, complete, control, may_round, modified};
 use crate::bfp::{
-    Class, Exact, Format, Native, Rounding, Value, compare, deliver, flag, propagate, round_to_integer,
-    shorten,
+    Class, Control, Exact, Format, Native, Rounding, Value, compare, deliver, flag, propagate,
+    round_to_integer, shorten,
 };
 use crate::format::{formats::*, *};
 use crate::table::{FormatExt, Row, row};
@@ -65,13 +65,19 @@ fn loaded<P: Precision>(bits: u128) -> Exact {
 }
 
 /// LOAD AND TEST.
+#[inline(always)]
 fn load_and_test<P: Precision>(cpu: &mut Cpu, i: Rr) -> Flow {
     let bits = P::get(cpu, i.r2);
     if P::FORMAT.condition(bits) == 3 {
-        let outcome = deliver(P::FORMAT, loaded::<P>(bits), control(cpu));
-        return complete::<P, true>(cpu, i.r1, outcome);
+        return load_and_test_nan::<P>(cpu, i.r1, bits);
     }
     set_and_test::<P>(cpu, i.r1, bits)
+}
+
+#[inline(never)]
+fn load_and_test_nan<P: Precision>(cpu: &mut Cpu, r1: u8, bits: u128) -> Flow {
+    let outcome = deliver(P::FORMAT, loaded::<P>(bits), control(cpu));
+    complete::<P, true>(cpu, r1, outcome)
 }
 
 #[inline(always)]
@@ -82,24 +88,28 @@ fn set_and_test<P: Precision>(cpu: &mut Cpu, r1: u8, bits: u128) -> Flow {
 }
 
 /// LOAD COMPLEMENT.
+#[inline(always)]
 fn load_complement<P: Precision>(cpu: &mut Cpu, i: Rr) -> Flow {
     let bits = P::get(cpu, i.r2) ^ P::FORMAT.sign();
     set_and_test::<P>(cpu, i.r1, bits)
 }
 
 /// LOAD NEGATIVE.
+#[inline(always)]
 fn load_negative<P: Precision>(cpu: &mut Cpu, i: Rr) -> Flow {
     let bits = P::get(cpu, i.r2) | P::FORMAT.sign();
     set_and_test::<P>(cpu, i.r1, bits)
 }
 
 /// LOAD POSITIVE.
+#[inline(always)]
 fn load_positive<P: Precision>(cpu: &mut Cpu, i: Rr) -> Flow {
     let bits = P::get(cpu, i.r2) & !P::FORMAT.sign();
     set_and_test::<P>(cpu, i.r1, bits)
 }
 
 /// LOAD LENGTHENED.
+#[inline(always)]
 fn load_lengthened<S: Precision, T: Precision>(cpu: &mut Cpu, i: impl Source) -> Flow {
     let bits = i.second::<S>(cpu)?;
     if T::FORMAT == Format::LONG
@@ -108,12 +118,18 @@ fn load_lengthened<S: Precision, T: Precision>(cpu: &mut Cpu, i: impl Source) ->
         T::set(cpu, i.r1(), long);
         return Ok(());
     }
+    lengthen::<S, T>(cpu, i.r1(), bits)
+}
+
+#[inline(never)]
+fn lengthen<S: Precision, T: Precision>(cpu: &mut Cpu, r1: u8, bits: u128) -> Flow {
     let outcome = deliver(T::FORMAT, loaded::<S>(bits), control(cpu));
     // A tiny short number is an ordinary long one: nothing but an invalid operation is possible.
-    complete::<T, false>(cpu, i.r1(), outcome)
+    complete::<T, false>(cpu, r1, outcome)
 }
 
 /// LOAD ROUNDED.
+#[inline(always)]
 fn load_rounded<S: Precision, T: Precision>(cpu: &mut Cpu, i: Rrf) -> Flow {
     // Without the floating-point extension facility the fields that are M3 and M4 with it are ignored.
     let control = match cpu.facility(super::EXTENSION) {
@@ -128,13 +144,19 @@ fn load_rounded<S: Precision, T: Precision>(cpu: &mut Cpu, i: Rrf) -> Flow {
         T::set(cpu, i.r1, short);
         return Ok(());
     }
+    round::<S, T>(cpu, i.r1, bits, control)
+}
+
+#[inline(never)]
+fn round<S: Precision, T: Precision>(cpu: &mut Cpu, r1: u8, bits: u128, control: Control) -> Flow {
     match shorten(S::FORMAT, T::FORMAT, loaded::<S>(bits), control) {
-        (outcome, false) => complete::<T, false>(cpu, i.r1, outcome),
-        (outcome, true) => complete::<S, false>(cpu, i.r1, outcome),
+        (outcome, false) => complete::<T, false>(cpu, r1, outcome),
+        (outcome, true) => complete::<S, false>(cpu, r1, outcome),
     }
 }
 
 /// LOAD FP INTEGER.
+#[inline(always)]
 fn load_integer<P: Precision>(cpu: &mut Cpu, i: Rrf) -> Flow {
     let control = modified(cpu, i.r3, i.m4)?;
     let bits = P::get(cpu, i.r2);
@@ -147,37 +169,49 @@ fn load_integer<P: Precision>(cpu: &mut Cpu, i: Rrf) -> Flow {
 }
 
 /// COMPARE.
+#[inline(always)]
 fn compare_quiet<P: Precision>(cpu: &mut Cpu, i: impl Source) -> Flow {
     compare_with::<P>(cpu, i, |class| class == Class::Signaling)
 }
 
 /// COMPARE AND SIGNAL.
+#[inline(always)]
 fn compare_and_signal<P: Precision>(cpu: &mut Cpu, i: impl Source) -> Flow {
     compare_with::<P>(cpu, i, |class| matches!(class, Class::Signaling | Class::Quiet))
 }
 
 #[inline(always)]
-fn compare_with<P: Precision>(cpu: &mut Cpu, i: impl Source, invalid: impl Fn(Class) -> bool) -> Flow {
+fn compare_with<P: Precision>(cpu: &mut Cpu, i: impl Source, invalid: fn(Class) -> bool) -> Flow {
     let second = i.second::<P>(cpu)?;
-    let first = P::get(cpu, i.r1());
+    compare_values::<P>(cpu, i.r1(), second, invalid)
+}
+
+#[inline(never)]
+fn compare_values<P: Precision>(cpu: &mut Cpu, r1: u8, second: u128, invalid: fn(Class) -> bool) -> Flow {
+    let first = P::get(cpu, r1);
     cpu.cc = match compare(P::FORMAT, first, second) {
         Some(Ordering::Equal) => 0,
         Some(Ordering::Less) => 1,
         Some(Ordering::Greater) => 2,
-        None => {
-            if [first, second].iter().any(|bits| invalid(Value::of(P::FORMAT, *bits).class)) {
-                if cpu.fpc >> 24 & flag::INVALID as u32 != 0 {
-                    return Err(cpu.data_exception(flag::INVALID));
-                }
-                cpu.fpc |= (flag::INVALID as u32) << 16;
-            }
-            3
-        }
+        None => return unordered::<P>(cpu, [first, second], invalid),
     };
     Ok(())
 }
 
+#[inline(never)]
+fn unordered<P: Precision>(cpu: &mut Cpu, operands: [u128; 2], invalid: fn(Class) -> bool) -> Flow {
+    if operands.iter().any(|bits| invalid(Value::of(P::FORMAT, *bits).class)) {
+        if cpu.fpc >> 24 & flag::INVALID as u32 != 0 {
+            return Err(cpu.data_exception(flag::INVALID));
+        }
+        cpu.fpc |= (flag::INVALID as u32) << 16;
+    }
+    cpu.cc = 3;
+    Ok(())
+}
+
 /// TEST DATA CLASS.
+#[inline(always)]
 fn test_data_class<P: Precision>(cpu: &mut Cpu, i: Rx) -> Flow {
     let classes = i.address(cpu) as u32;
     cpu.cc = (P::FORMAT.class(P::get(cpu, i.r1)) & classes != 0) as u8;
