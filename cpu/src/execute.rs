@@ -70,7 +70,7 @@ pub(crate) fn extract<T: Format>(raw: Raw, at: At, to: &mut [u64; 2]) {
 pub(crate) fn handler<O: Operands, F: Fn(&mut Cpu, O) -> Flow + Copy + 'static>(function: F) -> Handler {
     const { assert!(size_of::<F>() == 0, "a plain function, not a closure with captures") };
     let _ = function;
-    threaded::<O, F>
+    |cpu, op| threaded::<O, F>(cpu, op)
 }
 
 /// The semantic function and operands of an operation.
@@ -103,6 +103,7 @@ fn leave_at(cpu: &mut Cpu, op: *const Op, leave: Leave) {
     cpu.leave = leave;
 }
 
+#[inline(always)]
 fn threaded<O: Operands, F: Fn(&mut Cpu, O) -> Flow + Copy + 'static>(cpu: &mut Cpu, op: *const Op) {
     let (function, operands) = parts::<O, F>(op);
     debug_assert!(!cpu.careful);
@@ -137,28 +138,33 @@ fn carefully<O: Operands, F: Fn(&mut Cpu, O) -> Flow + Copy + 'static>(cpu: &mut
 pub(crate) fn branch_handler<O: Operands, F: Fn(&mut Cpu, O) -> Flow + Copy + 'static>(function: F) -> Handler {
     const { assert!(size_of::<F>() == 0, "a plain function, not a closure with captures") };
     let _ = function;
-    threaded_branch::<O, F>
+    |cpu, op| threaded_branch::<O, F>(cpu, op)
 }
 
-/// The handlers of a relative branch for each value of its mask.
-pub(crate) fn branch_handlers<O: Operands, F: Fn(&mut Cpu, O) -> Flow + Copy + 'static>(_: F) -> [Handler; 16] {
-    macro_rules! masks {
-        ($($mask:literal)*) => { [$(threaded_branch_of_mask::<O, F, $mask>),*] };
+/// The handlers of a branch with a mask, by [`Operands::variant`].
+pub(crate) fn branch_variants<O: Operands, F: Fn(&mut Cpu, O) -> Flow + Copy + 'static>(_: F) -> [Handler; 16] {
+    macro_rules! variants {
+        ($($number:literal)*) => { [$(variant::<O, F, $number, true>),*] };
     }
-    masks!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
+    variants!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
 }
 
-/// `threaded_branch` for operations whose mask is `MASK`.
-fn threaded_branch_of_mask<O, F, const MASK: u8>(cpu: &mut Cpu, op: *const Op)
+/// The handlers of an instruction with an indexed operand: without and with index.
+pub(crate) fn index_variants<O: Operands, F: Fn(&mut Cpu, O) -> Flow + Copy + 'static>(_: F) -> [Handler; 2] {
+    [variant::<O, F, 0, false>, variant::<O, F, 1, false>]
+}
+
+/// The handler of operations whose variant is `NUMBER`.
+fn variant<O, F, const NUMBER: u8, const BRANCH: bool>(cpu: &mut Cpu, op: *const Op)
 where
     O: Operands,
     F: Fn(&mut Cpu, O) -> Flow + Copy + 'static,
 {
     let (_, operands) = parts::<O, F>(op);
-    debug_assert!(operands.mask() == MASK);
-    // SAFETY: `decode` chose this handler by the mask.
-    unsafe { std::hint::assert_unchecked(operands.mask() == MASK) };
-    threaded_branch::<O, F>(cpu, op)
+    debug_assert!(operands.variant() == NUMBER);
+    // SAFETY: `decode` chose this handler by the variant.
+    unsafe { std::hint::assert_unchecked(operands.variant() == NUMBER) };
+    if BRANCH { threaded_branch::<O, F>(cpu, op) } else { threaded::<O, F>(cpu, op) }
 }
 
 /// Like `threaded`; a taken branch whose target is known goes on there at once. How deep that nests where
@@ -247,7 +253,7 @@ fn crossing(cpu: &mut Cpu, op: *const Op) {
     // SAFETY: as in `threaded`.
     let offset = unsafe { (*op).offset };
     let address = cpu.page_base.wrapping_add(offset as u64);
-    cpu.ilc = 0;
+    cpu.ilc = UNKNOWN_LENGTH;
     let leave = match cpu.fetch_instruction(address) {
         Ok(raw) => {
             let raw = Raw(raw);
@@ -280,11 +286,7 @@ fn decode(raw: Raw, at: At, mode: Mode, facilities: &zarch::FacilityList) -> (Op
     let Some(row) = table::find(raw).filter(|row| facilities.has(row.facility)) else {
         return (op, None);
     };
-    op.run.set(match (failing_check(row, raw, mode), row.exec.by_mask) {
-        (Some(raise), _) => raise,
-        (None, Some((handlers, mask))) => handlers[mask(raw) as usize & 15],
-        (None, None) => row.exec.run,
-    });
+    op.run.set(failing_check(row, raw, mode).unwrap_or_else(|| row.exec.handler(raw)));
     (row.exec.extract)(raw, at, &mut op.operands);
     op.relative = row.exec.relative;
     (op, Some(row))
@@ -359,6 +361,9 @@ struct Jump {
     block: *const Op,
 }
 
+/// The length stored with an exception that kept the instruction from being fetched: the manual asks for
+/// 1, 2 or 3 halfwords (chapter 6, *Instruction-Length Code*); QEMU also says one.
+const UNKNOWN_LENGTH: u8 = 2;
 /// Equal to no context of a remembered jump.
 const NO_CONTEXT: u64 = u64::MAX;
 const NO_JUMP: Jump = Jump { address: 1, context: NO_CONTEXT, block: std::ptr::null() };
@@ -535,11 +540,10 @@ impl Cpu {
         let address = self.ia;
         self.page_base = address & !(PAGE_SIZE - 1);
         if address & 1 != 0 {
-            // A late PSW specification exception: the length is 0 or unpredictable.
-            self.ilc = 0;
+            self.ilc = UNKNOWN_LENGTH;
             return Err(ProgramCode::Specification.into());
         }
-        let absolute = self.instruction_absolute(address).inspect_err(|_| self.ilc = 0)?;
+        let absolute = self.instruction_absolute(address).inspect_err(|_| self.ilc = UNKNOWN_LENGTH)?;
         let mode = self.mode();
         let key = absolute | mode.bits() << 62;
         let block = match self.code.blocks.get(&key) {

@@ -96,6 +96,9 @@ pub trait Format: 'static {
 
 /// What every operand struct can say about itself, for checks at decoding and for disassembly.
 pub trait Operands: Copy + Send + Sync + 'static {
+    /// Whether there is an index register, so that [`variant`](Self::variant) says if it is used.
+    const INDEXED: bool = false;
+
     /// The register fields R1, R2, R3 as far as the format has them.
     fn registers(&self) -> [u8; 3] {
         [0; 3]
@@ -105,9 +108,10 @@ pub trait Operands: Copy + Send + Sync + 'static {
     /// [`Format::extract`] made; handlers tell the compiler so, which saves it masking.
     fn is_valid(&self) -> bool;
 
-    /// The mask of a branch that has its own handler for each mask; 0 for other formats.
+    /// Which of the handlers made for one semantic function fits these operands, below 16. Each is
+    /// compiled knowing that this is its number: the mask of a branch, or whether there is an index.
     #[inline(always)]
-    fn mask(&self) -> u8 {
+    fn variant(&self) -> u8 {
         0
     }
 
@@ -317,7 +321,10 @@ impl Rx {
     /// The second operand's address, trimmed to the addressing mode.
     #[inline(always)]
     pub fn address(self, cpu: &Cpu) -> u64 {
-        cpu.trim(cpu.base(self.b2).wrapping_add(cpu.base(self.x2)).wrapping_add(self.d2 as i64 as u64))
+        let base = cpu.base(self.b2).wrapping_add(self.d2 as i64 as u64);
+        // Decided when the instruction is decoded: each variant has its handler.
+        let index = if self.x2 == NO_REGISTER { 0 } else { cpu.base(self.x2) };
+        cpu.trim(base.wrapping_add(index))
     }
 
     /// The second operand in storage.
@@ -453,7 +460,7 @@ impl Operands for Rel {
         self.r1 < 16 && self.r3 < 16
     }
     #[inline(always)]
-    fn mask(&self) -> u8 {
+    fn variant(&self) -> u8 {
         self.r1
     }
     #[inline(always)]
@@ -477,7 +484,7 @@ impl Operands for CompareBranch {
         self.r1 < 16 && self.r2 < 16 && self.m3 < 16
     }
     #[inline(always)]
-    fn mask(&self) -> u8 {
+    fn variant(&self) -> u8 {
         self.m3
     }
     #[inline(always)]
@@ -522,9 +529,15 @@ impl Operands for Ris {
     }
 }
 impl Operands for Rx {
+    const INDEXED: bool = true;
+
     #[inline(always)]
     fn is_valid(&self) -> bool {
         self.r1 < 16 && self.r3 < 16 && self.x2 <= NO_REGISTER && self.b2 <= NO_REGISTER
+    }
+    #[inline(always)]
+    fn variant(&self) -> u8 {
+        (self.x2 != NO_REGISTER) as u8
     }
     fn registers(&self) -> [u8; 3] {
         [self.r1, 0, self.r3]

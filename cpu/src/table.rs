@@ -7,7 +7,7 @@
 
 use std::sync::LazyLock;
 
-use crate::execute::{Extract, Handler, branch_handler, branch_handlers, handler};
+use crate::execute::{Extract, Handler, branch_handler, branch_variants, handler, index_variants};
 use crate::format::{At, Format, Operands, Raw};
 use crate::{Cpu, Flow};
 use zarch::Facility;
@@ -48,22 +48,37 @@ impl Flags {
     }
 }
 
-/// Handlers by mask, and the mask of an instruction.
-type ByMask = ([Handler; 16], fn(Raw) -> u8);
+/// Handlers of one semantic function, of which the operands choose.
+#[derive(Clone, Copy)]
+enum Variants {
+    One(Handler),
+    Index([Handler; 2]),
+    Mask([Handler; 16]),
+}
 
 /// A format joined with a semantic function: what `Marker::of(function)` makes.
 #[derive(Clone, Copy)]
 pub struct Exec {
-    pub(crate) run: Handler,
+    variants: Variants,
+    variant: fn(Raw) -> u8,
     pub(crate) extract: Extract,
     /// A branch whose target is fixed relative to the instruction.
     pub(crate) relative: bool,
-    /// For branches with a mask.
-    pub(crate) by_mask: Option<ByMask>,
     /// The manual's name of the format.
     pub format: &'static str,
     registers: fn(Raw) -> [u8; 3],
     text: fn(Raw, At) -> String,
+}
+
+impl Exec {
+    /// The handler for the instruction `raw`.
+    pub(crate) fn handler(&self, raw: Raw) -> Handler {
+        match &self.variants {
+            Variants::One(handler) => *handler,
+            Variants::Index(handlers) => handlers[(self.variant)(raw) as usize & 1],
+            Variants::Mask(handlers) => handlers[(self.variant)(raw) as usize & 15],
+        }
+    }
 }
 
 /// Joins a format with a semantic function of its operands; a function of other operands does not
@@ -74,7 +89,7 @@ pub trait FormatExt: Format + Sized {
 
     /// The last part of a branch's row: its handler goes on at a known target without leaving.
     fn branch<F: Fn(&mut Cpu, Self::Operands) -> Flow + Copy + 'static>(function: F) -> Exec {
-        Exec { run: branch_handler::<Self::Operands, F>(function), ..Self::of(function) }
+        Exec { variants: Variants::One(branch_handler::<Self::Operands, F>(function)), ..Self::of(function) }
     }
 
     /// The last part of a row of a branch to a fixed relative target, which may be linked.
@@ -84,18 +99,20 @@ pub trait FormatExt: Format + Sized {
 
     /// The last part of a row of a relative branch with a mask: each mask has its own handler.
     fn masked_branch<F: Fn(&mut Cpu, Self::Operands) -> Flow + Copy + 'static>(function: F) -> Exec {
-        let mask = |raw| Self::extract(raw, At { offset: 0, length: 0 }).mask();
-        Exec { by_mask: Some((branch_handlers(function), mask)), ..Self::relative_branch(function) }
+        Exec { variants: Variants::Mask(branch_variants(function)), ..Self::relative_branch(function) }
     }
 }
 
 impl<T: Format> FormatExt for T {
     fn of<F: Fn(&mut Cpu, T::Operands) -> Flow + Copy + 'static>(function: F) -> Exec {
         Exec {
-            run: handler::<T::Operands, F>(function),
+            variants: match T::Operands::INDEXED {
+                true => Variants::Index(index_variants(function)),
+                false => Variants::One(handler::<T::Operands, F>(function)),
+            },
+            variant: |raw| T::extract(raw, At { offset: 0, length: 0 }).variant(),
             extract: crate::execute::extract::<T>,
             relative: false,
-            by_mask: None,
             format: T::NAME,
             registers: |raw| T::extract(raw, At { offset: 0, length: 0 }).registers(),
             text: |raw, at| T::extract(raw, at).text(at),
