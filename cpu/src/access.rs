@@ -396,26 +396,6 @@ impl Span {
     /// The position of the first byte that differs, within the shorter of both.
     #[inline(always)]
     pub fn mismatch(&self, other: &Span) -> Option<usize> {
-        if let (Some(a), Some(b)) = (self.whole(), other.whole()) {
-            let length = self.length.min(other.length);
-            match length {
-                // The lengths that compiled code compares most: no loop.
-                // SAFETY: each branch reads `length` bytes, which both spans have in one piece.
-                1 => return unsafe { differing(u8::read(a) as u64, u8::read(b) as u64, 1) },
-                // SAFETY: as above.
-                2 => return unsafe { differing(u16::read(a) as u64, u16::read(b) as u64, 2) },
-                // SAFETY: as above.
-                4 => return unsafe { differing(u32::read(a) as u64, u32::read(b) as u64, 4) },
-                // SAFETY: as above.
-                8 => return unsafe { differing(u64::read(a), u64::read(b), 8) },
-                _ => {}
-            }
-        }
-        self.mismatch_in_pieces(other)
-    }
-
-    #[inline(never)]
-    fn mismatch_in_pieces(&self, other: &Span) -> Option<usize> {
         self.stretches(other, |a, b, start, length| {
             let mut n = 0;
             while n + 8 <= length {
@@ -537,18 +517,37 @@ impl Span {
     }
 }
 
-/// The position of the first byte that differs between two words of `size` bytes, held right-aligned.
-#[inline(always)]
-fn differing(a: u64, b: u64, size: u32) -> Option<usize> {
-    (a != b).then(|| ((a ^ b).leading_zeros() - (64 - 8 * size)) as usize / 8)
-}
-
 /// Stores all 64 bits of a register at once. A store narrowed to the half that changed would make the
 /// host wait for it when the whole register is read soon after, since it cannot forward part of a word.
 #[inline(always)]
 pub(crate) fn store_whole(register: &mut u64, value: u64) {
     // SAFETY: a reference is valid and aligned; volatile only keeps the compiler from narrowing.
     unsafe { std::ptr::from_mut(register).write_volatile(value) }
+}
+
+/// Compares `length` bytes of host storage.
+///
+/// # Safety
+/// Both point to `length` bytes of guest storage.
+unsafe fn compare_host(a: *const u8, b: *const u8, length: usize) -> std::cmp::Ordering {
+    let mut n = 0;
+    while n + 8 <= length {
+        // SAFETY: eight bytes at n are inside both.
+        let (x, y) = unsafe { (u64::read(a.wrapping_add(n)), u64::read(b.wrapping_add(n))) };
+        if x != y {
+            return x.cmp(&y);
+        }
+        n += 8;
+    }
+    while n < length {
+        // SAFETY: byte n is inside both.
+        let (x, y) = unsafe { (u8::read(a.wrapping_add(n)), u8::read(b.wrapping_add(n))) };
+        if x != y {
+            return x.cmp(&y);
+        }
+        n += 1;
+    }
+    std::cmp::Ordering::Equal
 }
 
 #[inline(always)]
@@ -589,6 +588,82 @@ impl Cpu {
         } else {
             Err(Leave::Miss)
         }
+    }
+
+    /// The host address of an operand that the fast way reaches in one piece.
+    #[inline(always)]
+    fn fast_host(&self, at: Operand, length: usize, access: Access) -> Option<*mut u8> {
+        // SAFETY: as in `load`.
+        let entry = unsafe { &*self.tlb_entries.add(index(at.address)) };
+        let tag = if access == Access::Store { entry.write } else { entry.read };
+        let end = at.address.wrapping_add(length as u64).wrapping_sub(1);
+        (tag == end & PAGE_MASK).then(|| entry.addend.wrapping_add(at.address) as *mut u8)
+    }
+
+    /// Compares two operands of `length` (1 to 256) bytes as unsigned binary numbers: CLC.
+    #[inline(always)]
+    pub fn compare_storage(
+        &mut self,
+        first: Operand,
+        second: Operand,
+        length: usize,
+    ) -> Result<std::cmp::Ordering, Leave> {
+        let a = self.fast_host(first, length, Access::Fetch);
+        let b = self.fast_host(second, length, Access::Fetch);
+        if let (Some(a), Some(b)) = (a, b) {
+            // SAFETY: both are `length` bytes of guest storage in one piece.
+            return Ok(unsafe {
+                match length {
+                    1 => u8::read(a).cmp(&u8::read(b)),
+                    2 => u16::read(a).cmp(&u16::read(b)),
+                    4 => u32::read(a).cmp(&u32::read(b)),
+                    8 => u64::read(a).cmp(&u64::read(b)),
+                    _ => compare_host(a, b, length),
+                }
+            });
+        }
+        if !self.careful {
+            return Err(Leave::Miss);
+        }
+        let (first, second) =
+            (self.span(first, length, Access::Fetch)?, self.span(second, length, Access::Fetch)?);
+        Ok(match first.mismatch(&second) {
+            None => std::cmp::Ordering::Equal,
+            Some(n) => first.get(n).cmp(&second.get(n)),
+        })
+    }
+
+    /// Moves `length` (1 to 256) bytes from the left, byte by byte as far as can be seen: MVC.
+    #[inline(always)]
+    pub fn move_storage(&mut self, to: Operand, from: Operand, length: usize) -> Result<(), Leave> {
+        let source = self.fast_host(from, length, Access::Fetch);
+        let destination = self.fast_host(to, length, Access::Store);
+        if let (Some(to), Some(from)) = (destination, source)
+            && (to as usize).wrapping_sub(from as usize) >= length
+        {
+            // SAFETY: both are `length` bytes of guest storage in one piece, and the distance shows that
+            // moving all at once equals moving byte by byte.
+            unsafe {
+                match length {
+                    8 => u64::read(from).write(to),
+                    16 => u128::read(from).write(to),
+                    _ => std::ptr::copy(from, to, length),
+                }
+            }
+            return Ok(());
+        }
+        if !self.careful && (destination.is_none() || source.is_none()) {
+            return Err(Leave::Miss);
+        }
+        self.move_carefully(to, from, length)
+    }
+
+    #[inline(never)]
+    fn move_carefully(&mut self, to: Operand, from: Operand, length: usize) -> Result<(), Leave> {
+        let from = self.span(from, length, Access::Fetch)?;
+        let to = self.span(to, length, Access::Store)?;
+        to.move_from(&from);
+        Ok(())
     }
 
     #[cold]

@@ -135,14 +135,18 @@ fn carefully<O: Operands, F: Fn(&mut Cpu, O) -> Flow + Copy + 'static>(cpu: &mut
 }
 
 /// The handler of a branch.
-pub(crate) fn branch_handler<O: Operands, F: Fn(&mut Cpu, O) -> Flow + Copy + 'static>(function: F) -> Handler {
+pub(crate) fn branch_handler<O: Operands, F: Fn(&mut Cpu, O) -> Flow + Copy + 'static>(
+    function: F,
+) -> Handler {
     const { assert!(size_of::<F>() == 0, "a plain function, not a closure with captures") };
     let _ = function;
     |cpu, op| threaded_branch::<O, F>(cpu, op)
 }
 
 /// The handlers of a branch with a mask, by [`Operands::variant`].
-pub(crate) fn branch_variants<O: Operands, F: Fn(&mut Cpu, O) -> Flow + Copy + 'static>(_: F) -> [Handler; 16] {
+pub(crate) fn branch_variants<O: Operands, F: Fn(&mut Cpu, O) -> Flow + Copy + 'static>(
+    _: F,
+) -> [Handler; 16] {
     macro_rules! variants {
         ($($number:literal)*) => { [$(variant::<O, F, $number, true>),*] };
     }

@@ -1,6 +1,8 @@
 //! General instructions (chapter 7): operations on two storage operands of up to 256 bytes, and MOVE
 //! PAGE.
 
+use std::cmp::Ordering;
+
 use machine::Operand;
 use zarch::{Facility::*, PAGE_SIZE, ProgramCode};
 
@@ -36,9 +38,8 @@ fn operands(cpu: &mut Cpu, i: Ss, length: usize) -> Result<(Span, Span), Leave> 
 
 /// MOVE (character).
 fn mvc(cpu: &mut Cpu, i: Ss) -> Flow {
-    let (to, from) = operands(cpu, i, i.l as usize + 1)?;
-    to.move_from(&from);
-    Ok(())
+    let (to, from) = (i.operand1(cpu), i.operand2(cpu));
+    cpu.move_storage(to, from, i.l as usize + 1)
 }
 
 /// MOVE INVERSE: the second operand is designated by its rightmost byte.
@@ -122,12 +123,11 @@ fn xc(cpu: &mut Cpu, i: Ss) -> Flow {
 
 /// COMPARE LOGICAL (character).
 fn clc(cpu: &mut Cpu, i: Ss) -> Flow {
-    let length = i.l as usize + 1;
-    let first = cpu.span(i.operand1(cpu), length, Access::Fetch)?;
-    let second = cpu.span(i.operand2(cpu), length, Access::Fetch)?;
-    cpu.cc = match first.mismatch(&second) {
-        None => 0,
-        Some(n) => 1 + (first.get(n) > second.get(n)) as u8,
+    let (first, second) = (i.operand1(cpu), i.operand2(cpu));
+    cpu.cc = match cpu.compare_storage(first, second, i.l as usize + 1)? {
+        Ordering::Equal => 0,
+        Ordering::Less => 1,
+        Ordering::Greater => 2,
     };
     Ok(())
 }
