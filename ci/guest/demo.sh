@@ -46,20 +46,29 @@ rsa_batch() {
     done
 }
 
-# rsa_counted OPERATION KEY COUNT PER: the operations, and the rise of the queue's and card's request counts.
-# PER is the number of requests that one operation sends.
+all_requests() {
+    sum=0
+    for q in $(queues); do sum=$((sum + $(requests $q))); done
+    echo $sum
+}
+
+# rsa_counted OPERATION KEY COUNT: the operations, and the rise of the queue's, its card's and all queues' counts. One
+# operation is one request: CRT for private, modulus and exponent for public. OpenSSL's blinding, which would send
+# another request with the public exponent before each process's first private operation, is off: Debian's ibmca
+# 1.4 calls RSA_blinding_off for every key.
 rsa_counted() {
     before=$(requests $queue)
     card_before=$(cat "$(card_of $queue)/request_count")
+    all_before=$(all_requests)
     rsa_batch "$1" "$2" "$3"
     rise=$(($(requests $queue) - before))
     card_rise=$(($(cat "$(card_of $queue)/request_count") - card_before))
-    expected=$(($3 * $4))
-    text="$(type_of $queue) $queue: $3 operations, request_count rose by $rise (queue), $card_rise (card), expected $expected"
-    if [ $failed = 0 ] && [ $rise = $expected ] && [ $card_rise = $expected ]; then
+    all_rise=$(($(all_requests) - all_before))
+    text="$(type_of $queue) $queue: $3 operations, request_count rose by $rise (queue), $card_rise (card), $all_rise (all queues)"
+    if [ $failed = 0 ] && [ $rise = $3 ] && [ $card_rise = $3 ] && [ $all_rise = $3 ]; then
         step "rsa-$1-$2" ok "$text"
     else
-        step "rsa-$1-$2" FAIL "$text, $failed failed"
+        step "rsa-$1-$2" FAIL "$text, expected $3 each, $failed failed"
     fi
 }
 
@@ -71,9 +80,8 @@ rsa_steps() {
             *) continue ;;
         esac
         only $queue
-        # A private operation is two requests: the CRT one, and one with the public exponent for OpenSSL's blinding.
-        rsa_counted private 2048 $ADJUNCT_RSA 2
-        rsa_counted public 2048 $ADJUNCT_RSA 1
+        rsa_counted private 2048 $ADJUNCT_RSA
+        rsa_counted public 2048 $ADJUNCT_RSA
         show lszcrypt -V
     done
     for queue in $(queues); do
@@ -81,20 +89,12 @@ rsa_steps() {
     done
 }
 
-all_requests() {
-    sum=0
-    for q in $(queues); do sum=$((sum + $(requests $q))); done
-    echo $sum
-}
-
 random_bytes() { dd if=/dev/hwrng bs=$1 count=1 2> /dev/null; }
 
 # The driver fetches 4096 bytes with one request: reading 8192 needs at least two.
 hwrng_step() {
-    case $(for q in $(queues); do type_of $q; done) in
-        *C*) ;;
-        *) return ;;
-    esac
+    # Only CCA coprocessors answer the kernel's requests for random bytes.
+    for q in $(queues); do type_of $q; done | grep -q 'C$' || return 0
     echo zcrypt > $rng
     before=$(all_requests)
     one=$(random_bytes 64 | xxd -p | tr -d '\n')
