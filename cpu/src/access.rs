@@ -525,6 +525,47 @@ pub(crate) fn store_whole(register: &mut u64, value: u64) {
     unsafe { std::ptr::from_mut(register).write_volatile(value) }
 }
 
+/// Moves `length` bytes of host storage as `memmove` does: short ones with everything read before anything
+/// is written, in pieces that overlap in the middle.
+///
+/// # Safety
+/// Both point to `length` bytes of guest storage.
+#[inline(always)]
+unsafe fn move_host(to: *mut u8, from: *mut u8, length: usize) {
+    let end = |p: *mut u8, size: usize| p.wrapping_add(length - size);
+    // SAFETY: every piece lies within the `length` bytes.
+    unsafe {
+        match length {
+            1 => u8::read(from).write(to),
+            2 => u16::read(from).write(to),
+            4..=8 => {
+                let (a, b) = (u32::read(from), u32::read(end(from, 4)));
+                a.write(to);
+                b.write(end(to, 4));
+            }
+            9..=16 => {
+                let (a, b) = (u64::read(from), u64::read(end(from, 8)));
+                a.write(to);
+                b.write(end(to, 8));
+            }
+            17..=32 => {
+                let (a, b) = (u128::read(from), u128::read(end(from, 16)));
+                a.write(to);
+                b.write(end(to, 16));
+            }
+            33..=64 => {
+                let (a, b) = (u128::read(from), u128::read(from.wrapping_add(16)));
+                let (c, d) = (u128::read(end(from, 32)), u128::read(end(from, 16)));
+                a.write(to);
+                b.write(to.wrapping_add(16));
+                c.write(end(to, 32));
+                d.write(end(to, 16));
+            }
+            _ => std::ptr::copy(from, to, length),
+        }
+    }
+}
+
 /// Compares `length` bytes of host storage.
 ///
 /// # Safety
@@ -643,19 +684,40 @@ impl Cpu {
         {
             // SAFETY: both are `length` bytes of guest storage in one piece, and the distance shows that
             // moving all at once equals moving byte by byte.
-            unsafe {
-                match length {
-                    8 => u64::read(from).write(to),
-                    16 => u128::read(from).write(to),
-                    _ => std::ptr::copy(from, to, length),
-                }
-            }
+            unsafe { move_host(to, from, length) };
             return Ok(());
         }
         if !self.careful && (destination.is_none() || source.is_none()) {
             return Err(Leave::Miss);
         }
         self.move_carefully(to, from, length)
+    }
+
+    /// Loads general registers `r1` to `r3` (around from 15 to 0) from doublewords, when the fast way
+    /// reaches them all; `false` when it does not.
+    #[inline(always)]
+    pub fn load_registers_fast(&mut self, at: Operand, r1: u8, r3: u8) -> bool {
+        let count = (r3.wrapping_sub(r1) & 15) as usize + 1;
+        let Some(host) = self.fast_host(at, 8 * count, Access::Fetch) else { return false };
+        for n in 0..count {
+            // SAFETY: `count` doublewords at `host` are guest storage in one piece.
+            let value = unsafe { u64::read(host.wrapping_add(8 * n)) };
+            self.set_gr(r1 + n as u8, value);
+        }
+        true
+    }
+
+    /// Stores general registers `r1` to `r3` (around from 15 to 0) as doublewords, when the fast way
+    /// reaches them all; `false` when it does not.
+    #[inline(always)]
+    pub fn store_registers_fast(&mut self, at: Operand, r1: u8, r3: u8) -> bool {
+        let count = (r3.wrapping_sub(r1) & 15) as usize + 1;
+        let Some(host) = self.fast_host(at, 8 * count, Access::Store) else { return false };
+        for n in 0..count {
+            // SAFETY: as in `load_registers_fast`; the write tag allows the store.
+            unsafe { self.gr(r1 + n as u8).write(host.wrapping_add(8 * n)) };
+        }
+        true
     }
 
     #[inline(never)]

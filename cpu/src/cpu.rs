@@ -1,7 +1,7 @@
 //! One CPU: its registers and what semantic functions may do with it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering, fence};
+use std::sync::atomic::{Ordering, fence};
 
 use machine::{Clock, Exit, Operand, Outcome, ResetKind, Storage, Vcpu, VcpuState};
 use zarch::{
@@ -75,8 +75,6 @@ pub struct Cpu {
     pub(crate) leave: Leave,
     /// What remembered virtual addresses of blocks depend on, while executing.
     pub(crate) context: u64,
-    /// The attention word in `shared`.
-    pub(crate) attention: *const AtomicU32,
     /// Where the next instruction is when an EXECUTE runs its target; zero otherwise.
     pub(crate) execute_next: Option<u64>,
     /// Floating-point registers.
@@ -126,7 +124,7 @@ pub struct Cpu {
     pub(crate) slice: i64,
 }
 
-// SAFETY: the raw pointers point into `tlb`, `code` and `shared`, which the CPU owns and which move with it only
+// SAFETY: the raw pointers point into `tlb` and `code`, which the CPU owns and which move with it only
 // as pointers to boxed contents; one thread at a time has the CPU.
 unsafe impl Send for Cpu {}
 
@@ -144,7 +142,6 @@ impl Cpu {
             careful: true,
             leave: Leave::BlockEnd,
             context: 0,
-            attention: &shared.attention,
             execute_next: None,
             fpr: [0; 16],
             fpc: 0,

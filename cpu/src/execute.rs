@@ -31,8 +31,10 @@ pub(crate) type Extract = fn(Raw, At, &mut [u64; 2]);
 const BLOCK: usize = 64;
 const JUMP_CACHE: usize = 4096;
 const EXECUTE_CACHE: usize = 512;
-/// Time is looked at when this many instructions have been executed.
+/// Time is looked at when this many instructions have been executed (a few tens of microseconds).
 pub(crate) const TIME_SLICE: i64 = 20_000;
+/// With more than one CPU, the others may be waiting for attention to be served.
+pub(crate) const TIME_SLICE_OF_MANY: i64 = 4_000;
 
 /// One decoded operation.
 #[repr(C)]
@@ -199,13 +201,13 @@ fn threaded_branch<O: Operands, F: Fn(&mut Cpu, O) -> Flow + Copy + 'static>(cpu
 }
 
 /// Whether another block may follow without going through the loop; then accounts for the one that `op`
-/// ends.
+/// ends. Attention is not looked at: the slice that `budget` is a part of is short.
 #[inline(always)]
 fn chain(cpu: &mut Cpu, op: *const Op) -> bool {
-    // SAFETY: `op` as in `parts`; `attention` points into `shared`, which the CPU holds.
-    let (index, attention) = unsafe { ((*op).index, (*cpu.attention).load(Ordering::Relaxed)) };
+    // SAFETY: as in `parts`.
+    let index = unsafe { (*op).index };
     let left = cpu.budget - (index as i64 + 1);
-    if cfg!(debug_assertions) || attention != 0 || left <= 0 {
+    if cfg!(debug_assertions) || left <= 0 {
         return false;
     }
     cpu.budget = left;

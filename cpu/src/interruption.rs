@@ -7,7 +7,7 @@ use zarch::{ExternalCode, ProgramCode, ProgramInterruption, Psw, lowcore, mcic, 
 
 use crate::clock::NANOSECONDS_PER_INSTRUCTION;
 use crate::complex::{self, Order, attention};
-use crate::execute::TIME_SLICE;
+use crate::execute::{TIME_SLICE, TIME_SLICE_OF_MANY};
 use crate::{Cpu, Leave};
 
 /// Subclass masks in control register 0.
@@ -388,8 +388,8 @@ impl Cpu {
     /// Accounts for the instructions executed and sets how many may pass until time is looked at again.
     fn pass_time(&mut self) {
         let Some(clock) = self.complex.virtual_clock.clone() else {
-            self.slice = TIME_SLICE;
-            self.budget = TIME_SLICE;
+            let slice = if self.complex.cpus.len() > 1 { TIME_SLICE_OF_MANY } else { TIME_SLICE };
+            (self.slice, self.budget) = (slice, slice);
             return;
         };
         let used = (self.slice - self.budget).max(0) as u64;

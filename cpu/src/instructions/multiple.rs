@@ -182,6 +182,9 @@ fn lm(cpu: &mut Cpu, i: Rs) -> Flow {
 
 /// LOAD MULTIPLE (64).
 fn lmg(cpu: &mut Cpu, i: Rs) -> Flow {
+    if cpu.load_registers_fast(i.operand(cpu), i.r1, i.r3) {
+        return Ok(());
+    }
     load_registers(cpu, i, Cpu::set_gr)
 }
 
@@ -207,6 +210,9 @@ fn stm(cpu: &mut Cpu, i: Rs) -> Flow {
 
 /// STORE MULTIPLE (64).
 fn stmg(cpu: &mut Cpu, i: Rs) -> Flow {
+    if cpu.store_registers_fast(i.operand(cpu), i.r1, i.r3) {
+        return Ok(());
+    }
     store_registers(cpu, i, Cpu::gr)
 }
 
