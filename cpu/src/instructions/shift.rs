@@ -97,15 +97,15 @@ fn insert_half(old: u32, source: u32, i: Rief) -> u32 {
     source & mask | rest
 }
 
-/// Combines the selected bits; with bit 0 of I3 one only the condition code tells.
+/// Replaces the first operand by `f` of it, the rotated second operand and the selection, which leaves the
+/// other bits; with bit 0 of I3 one only the condition code tells.
 #[inline(always)]
-fn combine_selected(cpu: &mut Cpu, i: Rief, f: impl Fn(u64, u64) -> u64) -> Flow {
-    let (mask, old) = (i.selected, cpu.gr(i.r1));
-    let bits = f(old, rotated(cpu, i)) & mask;
+fn combine_selected(cpu: &mut Cpu, i: Rief, f: impl Fn(u64, u64, u64) -> u64) -> Flow {
+    let value = f(cpu.gr(i.r1), rotated(cpu, i), i.selected);
     if i.i3 & 0x80 == 0 {
-        cpu.set_gr(i.r1, old & !mask | bits);
+        cpu.set_gr(i.r1, value);
     }
-    cpu.cc = (bits != 0) as u8;
+    cpu.cc = (value & i.selected != 0) as u8;
     Ok(())
 }
 
@@ -245,15 +245,15 @@ fn risblg(cpu: &mut Cpu, i: Rief) -> Flow {
 
 /// ROTATE THEN AND SELECTED BITS.
 fn rnsbg(cpu: &mut Cpu, i: Rief) -> Flow {
-    combine_selected(cpu, i, |a, b| a & b)
+    combine_selected(cpu, i, |old, bits, mask| old & (bits | !mask))
 }
 
 /// ROTATE THEN OR SELECTED BITS.
 fn rosbg(cpu: &mut Cpu, i: Rief) -> Flow {
-    combine_selected(cpu, i, |a, b| a | b)
+    combine_selected(cpu, i, |old, bits, mask| old | bits & mask)
 }
 
 /// ROTATE THEN EXCLUSIVE OR SELECTED BITS.
 fn rxsbg(cpu: &mut Cpu, i: Rief) -> Flow {
-    combine_selected(cpu, i, |a, b| a ^ b)
+    combine_selected(cpu, i, |old, bits, mask| old ^ bits & mask)
 }
