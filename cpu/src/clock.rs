@@ -32,9 +32,11 @@ impl VirtualClock {
         Self { now: AtomicU64::new(0), tod_epoch, events: Mutex::default() }
     }
 
-    /// Moves on by `ns` and runs what is due, in order of time.
+    /// Moves on by `ns` and runs what is due, in order of time. Time ends with the largest number, some
+    /// six hundred years on, which a guest reaches by setting timers and waiting.
     pub(crate) fn advance(&self, ns: u64) {
-        let now = self.now.fetch_add(ns, Ordering::SeqCst) + ns;
+        let now = self.now().saturating_add(ns);
+        self.now.store(now, Ordering::SeqCst);
         loop {
             let due = {
                 let mut events = self.events.lock().expect("actions run outside the lock");

@@ -9,7 +9,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use machine::{Clock, CodeWatcher, Error, Floating, Post, ResetKind, Storage, Vcpu, Vm};
 use zarch::IoInterruption;
@@ -38,6 +38,13 @@ pub(crate) mod attention {
 const OUTSIDE: u8 = 0;
 const EXECUTING: u8 = 1;
 
+/// How long a reset waits for CPUs that are with the VMM. One of them may be waiting for what the caller
+/// holds, or be resetting the machine itself; it obeys before it executes again.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// STORE CLOCK values are this far (one second) apart at most when they are made unique; beyond it the
+/// clock was set.
+const TOD_SECOND: u64 = 4096 * 1_000_000;
+
 /// What one CPU (or the VMM) asks another to do to itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
@@ -55,8 +62,8 @@ pub(crate) enum Order {
 #[derive(Default)]
 struct Mailbox {
     orders: VecDeque<Order>,
-    /// An order is being carried out.
-    busy: bool,
+    /// The order that is being carried out.
+    current: Option<Order>,
     code: BTreeSet<u64>,
     emergency: BTreeSet<u16>,
     external_call: Option<u16>,
@@ -71,6 +78,10 @@ pub(crate) struct Shared {
     operating: AtomicBool,
     disabled_wait: AtomicBool,
     waiting: AtomicBool,
+    /// Its thread is in `run`.
+    running: AtomicBool,
+    /// The CPU was dropped: it obeys no more.
+    gone: AtomicBool,
     mailbox: Mutex<Mailbox>,
     wake: Condvar,
 }
@@ -85,6 +96,8 @@ impl Shared {
             operating: AtomicBool::new(false),
             disabled_wait: AtomicBool::new(false),
             waiting: AtomicBool::new(false),
+            running: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
             mailbox: Mutex::default(),
             wake: Condvar::new(),
         }
@@ -119,6 +132,11 @@ impl Shared {
         self.waiting.load(Ordering::SeqCst) || self.disabled_wait.load(Ordering::SeqCst)
     }
 
+    /// The CPU itself has more to attend to.
+    pub(crate) fn attend_again(&self) {
+        self.attention.fetch_or(attention::INTERRUPTION, Ordering::SeqCst);
+    }
+
     /// Attention was served.
     pub(crate) fn serve(&self) -> u32 {
         let bits = self.attention.swap(0, Ordering::SeqCst);
@@ -151,16 +169,23 @@ impl Shared {
 
     pub(crate) fn take_order(&self) -> Option<Order> {
         let mut mailbox = self.mailbox();
-        let order = mailbox.orders.pop_front();
-        mailbox.busy = order.is_some();
-        order
+        mailbox.current = mailbox.orders.pop_front();
+        mailbox.current
+    }
+
+    /// The order taken last is done, and the CPU leaves `run`: what else it was to attend to is kept.
+    pub(crate) fn order_done(&self, bits: u32) {
+        let mut mailbox = self.mailbox();
+        mailbox.current = None;
+        let more = if mailbox.orders.is_empty() { 0 } else { attention::ORDER };
+        self.attention.fetch_or(bits | more, Ordering::SeqCst);
     }
 
     /// Queues an order unless one is pending: false means busy.
     pub(crate) fn give_order(&self, order: Order) -> bool {
         {
             let mut mailbox = self.mailbox();
-            if mailbox.busy || !mailbox.orders.is_empty() {
+            if mailbox.current.is_some() || !mailbox.orders.is_empty() {
                 return false;
             }
             mailbox.orders.push_back(order);
@@ -169,9 +194,35 @@ impl Shared {
         true
     }
 
+    /// Queues an order of the VMM behind what is pending, unless the same is.
+    fn force_order(&self, order: Order) {
+        {
+            let mut mailbox = self.mailbox();
+            if !mailbox.orders.contains(&order) {
+                mailbox.orders.push_back(order);
+            }
+        }
+        self.alert(attention::ORDER);
+    }
+
     pub(crate) fn busy(&self) -> bool {
         let mailbox = self.mailbox();
-        mailbox.busy || !mailbox.orders.is_empty()
+        mailbox.current.is_some() || !mailbox.orders.is_empty()
+    }
+
+    /// An order was accepted that makes the CPU operating.
+    fn starting(&self) -> bool {
+        let mailbox = self.mailbox();
+        mailbox.orders.iter().chain(&mailbox.current).any(|o| matches!(o, Order::Start | Order::Restart))
+    }
+
+    pub(crate) fn set_running(&self, running: bool) {
+        self.running.store(running, Ordering::SeqCst);
+    }
+
+    pub(crate) fn set_gone(&self) {
+        self.operating.store(false, Ordering::SeqCst);
+        self.gone.store(true, Ordering::SeqCst);
     }
 
     pub(crate) fn add_emergency(&self, from: u16) {
@@ -359,8 +410,12 @@ impl Complex {
 
     /// Makes TOD values unique and increasing over all CPUs.
     pub(crate) fn unique_tod(&self, tod: u64) -> u64 {
-        let before = self.last_tod.fetch_max(tod, Ordering::SeqCst);
-        if before < tod { tod } else { self.last_tod.fetch_add(1, Ordering::SeqCst) + 1 }
+        let next = |before: u64| match before.wrapping_sub(tod) {
+            0..TOD_SECOND => before.wrapping_add(1),
+            _ => tod,
+        };
+        let before = self.last_tod.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |t| Some(next(t)));
+        next(before.expect("every value has a successor"))
     }
 
     fn alert_all(&self, bits: u32) {
@@ -485,18 +540,23 @@ impl Vm for Machine {
     }
 
     fn reset_cpus(&self, kind: ResetKind, except: Option<u16>) {
-        for cpu in self.complex.cpus.iter().filter(|c| Some(c.address) != except) {
-            while !cpu.give_order(Order::ResetAndStop(kind)) {
-                std::thread::yield_now();
-            }
-            while cpu.busy() {
+        let others = || self.complex.cpus.iter().filter(|c| Some(c.address) != except);
+        others().for_each(|cpu| cpu.force_order(Order::ResetAndStop(kind)));
+        let end = Instant::now() + PATIENCE;
+        for cpu in others() {
+            let comes = || cpu.running.load(Ordering::SeqCst) || Instant::now() < end;
+            while cpu.busy() && !cpu.gone.load(Ordering::SeqCst) && comes() {
                 std::thread::yield_now();
             }
         }
     }
 
     fn operating_cpus(&self) -> usize {
-        let running = |c: &&Arc<Shared>| c.operating() && !c.disabled_wait.load(Ordering::SeqCst);
+        // A CPU that is about to start is looked for first: it is operating before that order is done.
+        let running = |c: &&Arc<Shared>| {
+            !c.gone.load(Ordering::SeqCst)
+                && (c.starting() || c.operating() && !c.disabled_wait.load(Ordering::SeqCst))
+        };
         self.complex.cpus.iter().filter(running).count()
     }
 
@@ -507,9 +567,7 @@ impl Vm for Machine {
     fn restart(&self, address: u16) -> bool {
         match self.complex.cpus.get(address as usize) {
             Some(cpu) => {
-                while !cpu.give_order(Order::Restart) {
-                    std::thread::yield_now();
-                }
+                cpu.force_order(Order::Restart);
                 true
             }
             None => false,

@@ -578,14 +578,17 @@ impl Vcpu for Cpu {
     }
 
     fn fetch(&mut self, from: Operand, buffer: &mut [u8]) -> Result<(), ProgramInterruption> {
+        self.catch_up();
         self.fetch_bytes(from, buffer).map_err(|leave| self.interruption_of(leave))
     }
 
     fn store(&mut self, to: Operand, bytes: &[u8]) -> Result<(), ProgramInterruption> {
+        self.catch_up();
         self.store_bytes(to, bytes).map_err(|leave| self.interruption_of(leave))
     }
 
     fn probe_store(&mut self, to: Operand, length: u64) -> Result<(), ProgramInterruption> {
+        self.catch_up();
         self.probe_bytes(to, length, crate::access::Access::Store)
             .map_err(|leave| self.interruption_of(leave))
     }
@@ -595,7 +598,22 @@ impl Vcpu for Cpu {
     }
 }
 
+impl Drop for Cpu {
+    fn drop(&mut self) {
+        self.shared.set_gone();
+    }
+}
+
 impl Cpu {
+    /// Translations that other CPUs wanted purged while this one was with the VMM are not used for its
+    /// operands any more.
+    fn catch_up(&mut self) {
+        use crate::complex::attention::{FORBID_STORES, PURGE};
+        if self.shared.attention.load(Ordering::SeqCst) & (PURGE | FORBID_STORES) != 0 {
+            self.tlb.purge();
+        }
+    }
+
     /// The interruption behind a [`Leave`] of a storage access.
     pub(crate) fn interruption_of(&self, leave: Leave) -> ProgramInterruption {
         match leave {

@@ -89,7 +89,7 @@ fn parts<O: Operands, F: Copy + 'static>(op: *const Op) -> (F, O) {
     (function, operands)
 }
 
-/// Goes on with the operation behind `op`.
+/// Goes on with the operation behind `op`. By itself the handler of a branch that the block follows.
 #[inline(always)]
 fn next(cpu: &mut Cpu, op: *const Op) {
     let next = op.wrapping_add(1);
@@ -153,6 +153,58 @@ pub(crate) fn branch_variants<O: Operands, F: Fn(&mut Cpu, O) -> Flow + Copy + '
         ($($number:literal)*) => { [$(variant::<O, F, $number, true>),*] };
     }
     variants!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
+}
+
+/// Like `branch_handler`, for a branch back to the start of its block that stands between two copies of the
+/// block's body: taken, it goes on with the operation behind it.
+pub(crate) fn inverted_handler<O: Operands, F: Fn(&mut Cpu, O) -> Flow + Copy + 'static>(_: F) -> Handler {
+    |cpu, op| threaded_inverted::<O, F>(cpu, op)
+}
+
+/// [`inverted_handler`] by [`Operands::variant`].
+pub(crate) fn inverted_variants<O: Operands, F: Fn(&mut Cpu, O) -> Flow + Copy + 'static>(
+    _: F,
+) -> [Handler; 16] {
+    macro_rules! variants {
+        ($($number:literal)*) => { [$(inverted_variant::<O, F, $number>),*] };
+    }
+    variants!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
+}
+
+/// `threaded_inverted` of operations whose variant is `NUMBER`.
+fn inverted_variant<O, F, const NUMBER: u8>(cpu: &mut Cpu, op: *const Op)
+where
+    O: Operands,
+    F: Fn(&mut Cpu, O) -> Flow + Copy + 'static,
+{
+    let (_, operands) = parts::<O, F>(op);
+    debug_assert!(operands.variant() == NUMBER);
+    // SAFETY: `decode` chose this handler by the variant.
+    unsafe { std::hint::assert_unchecked(operands.variant() == NUMBER) };
+    threaded_inverted::<O, F>(cpu, op)
+}
+
+#[inline(always)]
+fn threaded_inverted<O: Operands, F: Fn(&mut Cpu, O) -> Flow + Copy + 'static>(cpu: &mut Cpu, op: *const Op) {
+    let (function, operands) = parts::<O, F>(op);
+    debug_assert!(!cpu.careful);
+    // SAFETY: as in `threaded`.
+    unsafe { std::hint::assert_unchecked(!cpu.careful) };
+    match function(cpu, operands) {
+        Err(Leave::Relative) => next(cpu, op),
+        Ok(()) => {
+            // SAFETY: as in `parts`.
+            let (link, offset, length) = unsafe { ((*op).link.get(), (*op).offset, (*op).length) };
+            if !link.is_null() && chain(cpu, op) {
+                // SAFETY: a link leads to the first operation of a block of the same page.
+                let run = unsafe { (*link).run.get() };
+                return run(cpu, link);
+            }
+            cpu.ia = cpu.trim(cpu.page_base.wrapping_add(offset as u64 + length as u64));
+            jump(cpu, op)
+        }
+        Err(leave) => leave_at(cpu, op, leave),
+    }
 }
 
 /// The handlers of an instruction with an indexed operand: without and with index.
@@ -276,6 +328,21 @@ fn crossing(cpu: &mut Cpu, op: *const Op) {
     };
     cpu.current = op;
     cpu.leave = leave;
+}
+
+/// Repeats a loop's body, which `ops` is and whose last operation branches back to the first, as often as
+/// half a block takes: the branches between the copies then cost no more than any operation.
+fn unroll(ops: &mut Vec<Op>, inverted: Handler) {
+    let body = ops.len();
+    let branch = ops[body - 1].run.get();
+    while ops.len() + body <= BLOCK / 2 {
+        ops[ops.len() - 1].run.set(inverted);
+        for n in ops.len() - body..ops.len() {
+            let copy = Op { run: ops[n].run.clone(), link: Cell::new(std::ptr::null()), ..ops[n] };
+            ops.push(copy);
+        }
+        ops[ops.len() - 1].run.set(branch);
+    }
 }
 
 /// Decodes `raw` in the mode `mode`: checks that fail become operations that raise their exception.
@@ -572,6 +639,7 @@ impl Cpu {
         }
         let virtual_time = self.clock.is_virtual();
         let mut offset = (address % PAGE_SIZE) as usize;
+        let start = offset as i64;
         let mut ops: Vec<Op> = Vec::with_capacity(16);
         let mut bytes = [0u8; PAGE_SIZE as usize];
         let read = self.storage.read(zarch::AbsoluteAddress(page * PAGE_SIZE), &mut bytes);
@@ -605,8 +673,22 @@ impl Cpu {
                 ops.push(special(offset, block_end));
                 break;
             }
-            let ends = timing || row.is_none_or(|r| r.flags.any(Flags::ENDS_BLOCK));
+            let at = At { offset: offset as u16, length };
+            let ends = timing || row.is_none_or(|r| r.ends_block(raw));
             ops.push(op);
+            // An unconditional branch inside the page: the block goes on at its target.
+            if let Some(target) = row.filter(|_| ends && !timing).and_then(|r| r.exec.always_to(raw, at))
+                && (0..PAGE_SIZE as i64).contains(&target)
+            {
+                ops[ops.len() - 1].run.set(next);
+                offset = target as usize;
+                continue;
+            }
+            if let Some(inverted) = row.and_then(|r| r.exec.inverted(raw))
+                && row.is_some_and(|r| r.exec.target(raw, at) == start)
+            {
+                unroll(&mut ops, inverted);
+            }
             offset += length as usize;
             if ends {
                 ops.push(special(offset, block_end));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use machine::{Exit, ResetKind};
 use zarch::{ExternalCode, ProgramCode, ProgramInterruption, Psw, lowcore, mcic, psw_bits};
 
-use crate::clock::NANOSECONDS_PER_INSTRUCTION;
+use crate::clock::{NANOSECONDS_PER_INSTRUCTION, VirtualClock};
 use crate::complex::{self, Order, attention};
 use crate::execute::{TIME_SLICE, TIME_SLICE_OF_MANY};
 use crate::{Cpu, Leave};
@@ -22,12 +22,22 @@ mod cr0 {
         MALFUNCTION_ALERT | EMERGENCY_SIGNAL | EXTERNAL_CALL | CLOCK_COMPARATOR | CPU_TIMER | SERVICE_SIGNAL;
 }
 
+/// Interruptions taken one after another before attention is looked at again.
+const INTERRUPTIONS: u32 = 32;
+
 /// Channel-report-pending subclass mask, control register 14 bit 35.
 const CR14_CHANNEL_REPORT: u64 = 0x1000_0000;
 
 impl Cpu {
     /// Executes, takes interruptions, waits; returns when the VMM has something to do.
     pub(crate) fn run_until_exit(&mut self) -> Exit {
+        self.shared.set_running(true);
+        let exit = self.run_loop();
+        self.shared.set_running(false);
+        exit
+    }
+
+    fn run_loop(&mut self) -> Exit {
         let complex = self.complex.clone();
         loop {
             complex.enter(&self.shared);
@@ -113,12 +123,9 @@ impl Cpu {
         }
         if bits & attention::ORDER != 0 {
             while let Some(order) = self.shared.take_order() {
-                let stopped = self.obey(order);
                 // Taking the next one, or none, ends this one's being busy.
-                if stopped {
-                    self.shared.alert(attention::ORDER);
-                    let more = self.shared.take_order();
-                    debug_assert!(more.is_none(), "one order at a time");
+                if self.obey(order) {
+                    self.shared.order_done(bits & attention::KICK);
                     return Some(Exit::Stopped);
                 }
             }
@@ -167,9 +174,15 @@ impl Cpu {
         self.reset_registers(kind);
     }
 
-    /// Takes one pending interruption after another that the CPU is enabled for.
+    /// Takes one pending interruption after another that the CPU is enabled for. A new PSW may be enabled
+    /// for what it was loaded by (a timer stays pending), and then there is no end: after some, the CPU
+    /// looks at its attention again.
     fn take_interruptions(&mut self) {
-        loop {
+        for n in 0.. {
+            if n == INTERRUPTIONS {
+                self.shared.attend_again();
+                break;
+            }
             let psw = self.psw();
             let before = psw;
             if psw.mask & psw_bits::MACHINE_CHECK != 0
@@ -396,13 +409,20 @@ impl Cpu {
         self.slice = 0;
         self.budget = 0;
         if used > 0 {
-            clock.advance(used * NANOSECONDS_PER_INSTRUCTION);
+            self.advance(&clock, used * NANOSECONDS_PER_INSTRUCTION);
         }
         let until = self.until_timer().unwrap_or(u64::MAX);
         let event = clock.next_event().map_or(u64::MAX, |at| at.saturating_sub(machine::Clock::now(&*clock)));
         let instructions = (until.min(event) / NANOSECONDS_PER_INSTRUCTION + 1).min(TIME_SLICE as u64);
         self.slice = instructions as i64;
         self.budget = instructions as i64;
+    }
+
+    /// Virtual time passes. Actions that are due run outside, since they may hold the CPUs.
+    fn advance(&self, clock: &VirtualClock, ns: u64) {
+        self.shared.leave();
+        clock.advance(ns);
+        self.complex.enter(&self.shared);
     }
 
     /// Nanoseconds until a timer interruption that the CPU is enabled for becomes pending; `None` when
@@ -437,7 +457,7 @@ impl Cpu {
         };
         // Beyond this (about three years) nothing is coming: only the outside can wake the CPU.
         match next.filter(|ns| *ns < 100_000_000_000_000_000) {
-            Some(ns) => clock.advance(ns.max(1)),
+            Some(ns) => self.advance(&clock, ns.max(1)),
             None => self.shared.sleep(None),
         }
     }

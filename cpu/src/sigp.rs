@@ -115,9 +115,12 @@ impl Cpu {
     fn complete(&self, response: Response, address: u16) -> Response {
         if response == Response::Accepted && address != self.cpu_address() {
             let end = Instant::now() + Duration::from_millis(100);
+            // The other CPU may be waiting for this one to attend to something.
+            self.shared.leave();
             while self.complex.cpus[address as usize].busy() && Instant::now() < end {
                 std::thread::yield_now();
             }
+            self.complex.enter(&self.shared);
         }
         response
     }

@@ -7,7 +7,10 @@
 
 use std::sync::LazyLock;
 
-use crate::execute::{Extract, Handler, branch_handler, branch_variants, handler, index_variants};
+use crate::execute::{
+    Extract, Handler, branch_handler, branch_variants, handler, index_variants, inverted_handler,
+    inverted_variants,
+};
 use crate::format::{At, Format, Operands, Raw};
 use crate::{Cpu, Flow};
 use zarch::Facility;
@@ -39,6 +42,8 @@ impl Flags {
     pub const FPAIR_R2: u16 = 1 << 9;
     /// Nothing behind it can be reached from it: the block ends here.
     pub const ENDS_BLOCK: u16 = 1 << 10;
+    /// A branch on condition: with a mask of ones (and R2 not zero in format RR) the block ends here.
+    pub const ENDS_IF_ALWAYS: u16 = 1 << 12;
     /// Reads time: with virtual time it stands alone in its block, so that the count is exact.
     pub const TIMING: u16 = 1 << 11;
 
@@ -61,6 +66,9 @@ enum Variants {
 pub struct Exec {
     variants: Variants,
     variant: fn(Raw) -> u8,
+    /// For relative branches: the handlers between two copies of a loop's body.
+    inverted: Option<Variants>,
+    target: fn(Raw, At) -> i64,
     pub(crate) extract: Extract,
     /// A branch whose target is fixed relative to the instruction.
     pub(crate) relative: bool,
@@ -71,13 +79,33 @@ pub struct Exec {
 }
 
 impl Exec {
-    /// The handler for the instruction `raw`.
-    pub(crate) fn handler(&self, raw: Raw) -> Handler {
-        match &self.variants {
+    fn choose(&self, variants: &Variants, raw: Raw) -> Handler {
+        match variants {
             Variants::One(handler) => *handler,
             Variants::Index(handlers) => handlers[(self.variant)(raw) as usize & 1],
             Variants::Mask(handlers) => handlers[(self.variant)(raw) as usize & 15],
         }
+    }
+
+    /// The handler for the instruction `raw`.
+    pub(crate) fn handler(&self, raw: Raw) -> Handler {
+        self.choose(&self.variants, raw)
+    }
+
+    /// The handler of a relative branch between two copies of a loop's body.
+    pub(crate) fn inverted(&self, raw: Raw) -> Option<Handler> {
+        self.inverted.as_ref().map(|variants| self.choose(variants, raw))
+    }
+
+    /// The target of a relative branch on condition with a mask of ones.
+    pub(crate) fn always_to(&self, raw: Raw, at: At) -> Option<i64> {
+        let always = self.relative && matches!(self.variants, Variants::Mask(_)) && (self.variant)(raw) == 15;
+        always.then(|| self.target(raw, at))
+    }
+
+    /// The target of a relative branch, relative to the start of the page.
+    pub(crate) fn target(&self, raw: Raw, at: At) -> i64 {
+        (self.target)(raw, at)
     }
 }
 
@@ -94,12 +122,17 @@ pub trait FormatExt: Format + Sized {
 
     /// The last part of a row of a branch to a fixed relative target, which may be linked.
     fn relative_branch<F: Fn(&mut Cpu, Self::Operands) -> Flow + Copy + 'static>(function: F) -> Exec {
-        Exec { relative: true, ..Self::branch(function) }
+        let inverted = Some(Variants::One(inverted_handler::<Self::Operands, F>(function)));
+        Exec { relative: true, inverted, ..Self::branch(function) }
     }
 
     /// The last part of a row of a relative branch with a mask: each mask has its own handler.
     fn masked_branch<F: Fn(&mut Cpu, Self::Operands) -> Flow + Copy + 'static>(function: F) -> Exec {
-        Exec { variants: Variants::Mask(branch_variants(function)), ..Self::relative_branch(function) }
+        Exec {
+            variants: Variants::Mask(branch_variants(function)),
+            inverted: Some(Variants::Mask(inverted_variants(function))),
+            ..Self::relative_branch(function)
+        }
     }
 }
 
@@ -112,6 +145,8 @@ impl<T: Format> FormatExt for T {
             },
             variant: |raw| T::extract(raw, At { offset: 0, length: 0 }).variant(),
             extract: crate::execute::extract::<T>,
+            inverted: None,
+            target: |raw, at| T::extract(raw, at).target(),
             relative: false,
             format: T::NAME,
             registers: |raw| T::extract(raw, At { offset: 0, length: 0 }).registers(),
@@ -171,8 +206,17 @@ impl Row {
         fpair2 = Flags::FPAIR_R2;
         /// Ends the block: an unconditional branch, or a change of PSW or control registers.
         ends = Flags::ENDS_BLOCK;
+        /// A branch on condition, which ends the block when its mask is all ones.
+        ends_if_always = Flags::ENDS_IF_ALWAYS;
         /// Reads or sets time.
         timing = Flags::TIMING;
+    }
+
+    /// Whether nothing behind the instruction `raw` is reached from it.
+    pub(crate) fn ends_block(&self, raw: Raw) -> bool {
+        let [r1, r2, _] = self.registers(raw);
+        let always = self.flags.any(Flags::ENDS_IF_ALWAYS) && r1 == 15 && (self.length() != 2 || r2 != 0);
+        always || self.flags.any(Flags::ENDS_BLOCK)
     }
 
     /// Length in bytes, from the opcode.

@@ -242,7 +242,7 @@ impl Cpu {
             if index >> 9 < first || index >> 9 > last {
                 return Err(invalid);
             }
-            let at = origin + index * 8;
+            let at = origin.wrapping_add(index * 8);
             self.walk_entry = at;
             let value = self.table_entry(at).ok_or(ProgramCode::Addressing)?;
             if value & entry::INVALID != 0 {

@@ -9,8 +9,8 @@ use crate::{Cpu, Flow, Leave};
 #[rustfmt::skip]
 pub(crate) fn rows() -> Vec<Row> {
     vec![
-        row(0x07, "BCR", N3, RR::branch(bcr)),
-        row(0x47, "BC", N3, RX::branch(bc)),
+        row(0x07, "BCR", N3, RR::branch(bcr)).ends_if_always(),
+        row(0x47, "BC", N3, RX::branch(bc)).ends_if_always(),
         row(0x05, "BALR", N3, RR::branch(balr)),
         row(0x45, "BAL", N3, RX::branch(bal)),
         row(0x0d, "BASR", N3, RR::branch(basr)),
@@ -26,8 +26,8 @@ pub(crate) fn rows() -> Vec<Row> {
         row(0x87, "BXLE", N3, RS::branch(bxle)),
         row(0xeb44, "BXHG", N3, RSY::branch(bxhg)),
         row(0xeb45, "BXLEG", N3, RSY::branch(bxleg)),
-        row(0xa74, "BRC", N3, RI_c::masked_branch(brc)),
-        row(0xc04, "BRCL", N3, RIL_c::masked_branch(brc)),
+        row(0xa74, "BRC", N3, RI_c::masked_branch(brc)).ends_if_always(),
+        row(0xc04, "BRCL", N3, RIL_c::masked_branch(brc)).ends_if_always(),
         row(0xa75, "BRAS", N3, RI_b::relative_branch(bras)).ends(),
         row(0xc05, "BRASL", N3, RIL_b::relative_branch(bras)).ends(),
         row(0xa76, "BRCT", N3, RI_b::relative_branch(brct)),

@@ -289,7 +289,7 @@ fn pfmf(cpu: &mut Cpu, i: Rr) -> Flow {
     };
     // A large frame is done a megabyte at a time, so that interruptions are not kept waiting.
     let stop = match end {
-        None => address + PAGE_SIZE,
+        None => address.wrapping_add(PAGE_SIZE),
         Some(end) => end.min((address | 0xf_ffff).wrapping_add(1)),
     };
     let mut at = address;
