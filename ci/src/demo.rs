@@ -19,6 +19,8 @@ use crate::rsa::{Key, Operation, from_hex};
 pub const MDEV: &str = "62177883-f1bb-47f0-914d-32a22e3a8804";
 /// The one with an EP11 coprocessor.
 const MDEV_EP11: &str = "e30ddaa2-2543-4240-86fe-e71b8ef90447";
+/// Exit status of `adjunct` after Ctrl-a x.
+const ENDED_BY_KEY: i32 = 4;
 /// The CPUs of the demo's guest.
 const CPUS: usize = 2;
 
@@ -160,7 +162,10 @@ impl<'a> Judge<'a> {
             "RSA" => self.rsa(rest),
             "INIT" => self.report.expect(true, "boot", "the guest's kernel reached its init"),
             "END" => self.end = rest.parse().ok(),
-            "SHELL" => self.conclude(),
+            "SHELL" => {
+                self.conclude();
+                self.report.line("\nAdjunct's own keys: Ctrl-a h shows them, Ctrl-a x ends the run.");
+            }
             _ => {}
         }
     }
@@ -241,6 +246,8 @@ impl<'a> Judge<'a> {
     fn finish(&mut self, ended: &Ended) {
         if !ended.lines.iter().any(|l| l == "ADJUNCT-SHELL") {
             self.conclude();
+        } else if ended.status.and_then(|s| s.code()) == Some(ENDED_BY_KEY) {
+            return self.report.expect(true, "end", "by the person at the terminal");
         }
         let details = match self.end {
             Some(_) => ended.describe(),
@@ -259,7 +266,7 @@ mod tests {
     use crate::description::Attribute;
     use std::os::unix::process::ExitStatusExt;
 
-    fn console(edit: impl Fn(&mut Vec<String>)) -> Report {
+    fn console(code: i32, edit: impl Fn(&mut Vec<String>)) -> Report {
         let key = Key::test_key(2048).unwrap();
         let mut lines: Vec<String> =
             ["ADJUNCT-INIT reached", "ADJUNCT-QUEUE 05.0004 CEX8C online=1"].map(Into::into).into();
@@ -283,7 +290,7 @@ mod tests {
         for line in &lines {
             judge.line(line);
         }
-        let status = Some(std::process::ExitStatus::from_raw(0));
+        let status = Some(std::process::ExitStatus::from_raw(code << 8));
         judge.finish(&Ended { status, lines, elapsed: Duration::ZERO, cpu_time: Duration::ZERO });
         report
     }
@@ -291,7 +298,7 @@ mod tests {
     #[test]
     fn a_good_console_passes_and_each_fault_is_found() {
         let check = |failures, edit: &dyn Fn(&mut Vec<String>)| {
-            let report = console(edit);
+            let report = console(0, edit);
             assert_eq!(report.failed, failures, "{report:?}");
         };
         let at = |lines: &[String], text: &str| lines.iter().position(|l| l.contains(text)).unwrap();
@@ -314,6 +321,9 @@ mod tests {
         check(1, &|lines| drop(lines.remove(at(lines, "ATTRIBUTE"))));
         check(1, &|lines| drop(lines.remove(at(lines, "hwrng"))));
         check(1, &|lines| drop(lines.pop()));
+        // Ctrl-a x is a person's way out of the shell, and no good end before it.
+        assert_eq!(console(ENDED_BY_KEY, |lines| lines.push("ADJUNCT-SHELL".into())).failed, 0);
+        assert_eq!(console(ENDED_BY_KEY, |_| {}).failed, 1);
     }
 
     #[test]
