@@ -182,19 +182,20 @@ fn run(
     let pid = i32::try_from(child.id())?;
     RUNNING.lock().unwrap_or_else(|e| e.into_inner()).push(pid);
 
-    let (sender, receiver) = channel::<Vec<u8>>();
+    let (sender, receiver) = channel::<(usize, Vec<u8>)>();
     let readers = [
-        forward(child.stdout.take().context("a child without standard output")?, sender.clone()),
-        forward(child.stderr.take().context("a child without standard error")?, sender),
+        forward(0, child.stdout.take().context("a child without standard output")?, sender.clone()),
+        forward(1, child.stderr.take().context("a child without standard error")?, sender),
     ];
     let mut lines = Vec::new();
-    let mut partial = Vec::new();
+    // The unfinished line of each of the two.
+    let mut partial = [Vec::new(), Vec::new()];
     let mut direct = false;
     let mut timed_out = false;
     loop {
         let patience = if direct { Duration::MAX } else { timeout.saturating_sub(started.elapsed()) };
-        let chunk = match receiver.recv_timeout(patience.min(Duration::from_secs(3600))) {
-            Ok(chunk) => chunk,
+        let (stream, chunk) = match receiver.recv_timeout(patience.min(Duration::from_secs(3600))) {
+            Ok(arrived) => arrived,
             Err(RecvTimeoutError::Disconnected) => break,
             Err(RecvTimeoutError::Timeout) if direct => continue,
             Err(RecvTimeoutError::Timeout) => {
@@ -206,11 +207,11 @@ fn run(
         let mut rest = chunk.as_slice();
         while !direct && !rest.is_empty() {
             let end = rest.iter().position(|b| *b == b'\n');
-            partial.extend_from_slice(&rest[..end.unwrap_or(rest.len())]);
+            partial[stream].extend_from_slice(&rest[..end.unwrap_or(rest.len())]);
             rest = end.map_or(&[], |e| &rest[e + 1..]);
             if end.is_some() {
-                let text = String::from_utf8_lossy(&partial).trim_end_matches('\r').to_owned();
-                partial.clear();
+                let text = String::from_utf8_lossy(&partial[stream]).trim_end_matches('\r').to_owned();
+                partial[stream].clear();
                 line(&text);
                 direct = hand_over(&text);
                 lines.push(text);
@@ -227,8 +228,8 @@ fn run(
             let _ = reader.join();
         }
     }
-    if !partial.is_empty() {
-        let text = String::from_utf8_lossy(&partial).trim_end_matches('\r').to_owned();
+    for partial in partial.iter().filter(|p| !p.is_empty()) {
+        let text = String::from_utf8_lossy(partial).trim_end_matches('\r').to_owned();
         line(&text);
         lines.push(text);
     }
@@ -254,11 +255,15 @@ fn wait(child: &mut Child, pid: i32) -> Result<ExitStatus> {
     Ok(status)
 }
 
-fn forward(mut from: impl Read + Send + 'static, to: Sender<Vec<u8>>) -> thread::JoinHandle<()> {
+fn forward(
+    stream: usize,
+    mut from: impl Read + Send + 'static,
+    to: Sender<(usize, Vec<u8>)>,
+) -> thread::JoinHandle<()> {
     thread::spawn(move || {
         let mut buffer = [0; 4096];
         while let Ok(n @ 1..) = from.read(&mut buffer) {
-            if to.send(buffer[..n].to_vec()).is_err() {
+            if to.send((stream, buffer[..n].to_vec())).is_err() {
                 return;
             }
         }
@@ -301,6 +306,13 @@ mod tests {
     }
 
     #[test]
+    fn the_two_outputs_do_not_tear_each_others_lines() {
+        let script = "printf on; sleep 0.2; printf 'er' >&2; sleep 0.2; echo e; sleep 0.2; echo ror >&2";
+        let ended = watch(shell(script), Duration::from_secs(20), |_| {}).unwrap();
+        assert_eq!(ended.lines, ["one", "error"]);
+    }
+
+    #[test]
     fn a_hung_guest_is_ended() {
         let ended = watch(shell("echo up; exec sleep 60"), Duration::from_millis(500), |_| {}).unwrap();
         assert_eq!(ended.status, None);
@@ -312,7 +324,7 @@ mod tests {
     #[test]
     fn the_console_is_handed_over_after_the_chosen_line() {
         let mut seen = Vec::new();
-        let script = "echo a; echo go; sleep 0.3; echo >&2 b";
+        let script = "echo a; echo go; sleep 0.3; echo >&2";
         let ended = run(
             shell(script),
             Stdio::null(),

@@ -134,6 +134,7 @@ impl TestOutput {
             || line.trim_start().starts_with("Compiling")
             || line.starts_with("test ") && line.ends_with("... ok")
             || line.starts_with("running 0 tests")
+            || line.trim_start().starts_with("Doc-tests")
             || line.starts_with("test result: ok. 0 passed");
         line.starts_with(SKIPPED) || !self.successes && !dull
     }
