@@ -859,8 +859,9 @@ impl Cpu {
             bits |= StorageKey::CHANGE;
             if self.storage.is_code(block) {
                 self.storage.stored(absolute, PAGE_SIZE);
-                self.drop_code(block);
             }
+            // Also when another's store took the mark away and this CPU has not attended to it yet.
+            self.drop_code(block);
         }
         self.storage.mark_page(block, bits);
         let addend = (self.storage.host_base() as u64).wrapping_add(found.page).wrapping_sub(page);

@@ -301,6 +301,8 @@ pub(crate) struct Complex {
     held_now: AtomicU32,
     released: Condvar,
     last_tod: AtomicU64,
+    /// CPUs that mark pages as holding code.
+    marking: AtomicU32,
 }
 
 pub(crate) const SERVICE_SIGNAL: u8 = 1;
@@ -404,6 +406,20 @@ impl Complex {
         self.shoot(&cpu.shared, attention::PURGE);
     }
 
+    /// A CPU marks a page as holding code, until [`end_marking`](Self::end_marking).
+    pub(crate) fn begin_marking(&self) {
+        self.marking.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Whether another CPU than the one that asks, which does, marks a page now.
+    pub(crate) fn others_mark(&self) -> bool {
+        self.marking.load(Ordering::SeqCst) > 1
+    }
+
+    pub(crate) fn end_marking(&self) {
+        self.marking.fetch_sub(1, Ordering::SeqCst);
+    }
+
     pub(crate) fn forbid_stores_of_others(&self, cpu: &Cpu) {
         self.shoot(&cpu.shared, attention::FORBID_STORES);
     }
@@ -463,6 +479,7 @@ impl Machine {
             held_now: AtomicU32::new(0),
             released: Condvar::new(),
             last_tod: AtomicU64::new(0),
+            marking: AtomicU32::new(0),
         });
         let vcpus = shared.into_iter().map(|s| Some(Box::new(Cpu::new(complex.clone(), s)))).collect();
         Self { complex, vcpus: Mutex::new(vcpus) }

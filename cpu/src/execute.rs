@@ -30,6 +30,9 @@ pub(crate) type Extract = fn(Raw, At, &mut [u64; 2]);
 /// Longest block, in operations.
 const BLOCK: usize = 64;
 const JUMP_CACHE: usize = 4096;
+/// Operations kept (160 MiB). A guest may enter its code at every halfword, and each entry is a block.
+const CODE_LIMIT: usize = 4 << 20;
+/// In each half: one for targets of EXECUTE, one for instructions that cross a page, which may be EXECUTE.
 const EXECUTE_CACHE: usize = 512;
 /// Time is looked at when this many instructions have been executed (a few tens of microseconds).
 pub(crate) const TIME_SLICE: i64 = 20_000;
@@ -49,8 +52,26 @@ pub(crate) struct Op {
     length: u8,
     /// Operations before this one in the block.
     index: u8,
+    /// The absolute block number of the page it was decoded from, shifted left by one; the rightmost bit
+    /// says whether the branch may be linked. (Storage is far below 2^43 bytes.)
+    home: u32,
+}
+
+impl Op {
     /// Whether the branch may be linked.
-    relative: bool,
+    #[inline(always)]
+    fn relative(&self) -> bool {
+        self.home & 1 != 0
+    }
+
+    /// Remembers that `block` follows, if it is of the same page. Virtual addresses cannot tell: the page
+    /// may have been mapped elsewhere since this operation was decoded, or even while its block runs.
+    fn set_link(&self, block: *const Op) {
+        // SAFETY: a block that was just found lives and has a first operation.
+        if unsafe { (*block).home } >> 1 == self.home >> 1 {
+            self.link.set(block);
+        }
+    }
 }
 
 /// A block. The rest of the engine knows it by the address of its first operation, which stays.
@@ -273,8 +294,8 @@ fn jump(cpu: &mut Cpu, op: *const Op) {
         let base = cpu.ia & !(PAGE_SIZE - 1);
         // SAFETY: as in `parts`.
         let op = unsafe { &*op };
-        if op.relative && base == cpu.page_base && cpu.code.dropped.is_empty() {
-            op.link.set(jump.block);
+        if op.relative() && base == cpu.page_base && cpu.code.dropped.is_empty() {
+            op.set_link(jump.block);
         }
         cpu.page_base = base;
         // SAFETY: a remembered jump leads to the first operation of a block that `Code` keeps.
@@ -316,7 +337,7 @@ fn crossing(cpu: &mut Cpu, op: *const Op) {
         Ok(raw) => {
             let raw = Raw(raw);
             cpu.ilc = raw.length();
-            match cpu.run_single(raw, offset) {
+            match cpu.run_single(raw, offset, EXECUTE_CACHE) {
                 Ok(()) => {
                     cpu.ia = cpu.trim(address.wrapping_add(raw.length() as u64));
                     Leave::Branch
@@ -354,14 +375,14 @@ fn decode(raw: Raw, at: At, mode: Mode, facilities: &zarch::FacilityList) -> (Op
         offset: at.offset,
         length: at.length,
         index: 0,
-        relative: false,
+        home: 0,
     };
     let Some(row) = table::find(raw).filter(|row| facilities.has(row.facility)) else {
         return (op, None);
     };
     op.run.set(failing_check(row, raw, mode).unwrap_or_else(|| row.exec.handler(raw)));
     (row.exec.extract)(raw, at, &mut op.operands);
-    op.relative = row.exec.relative;
+    op.home = row.exec.relative as u32;
     (op, Some(row))
 }
 
@@ -439,7 +460,8 @@ struct Jump {
 const UNKNOWN_LENGTH: u8 = 2;
 /// Equal to no context of a remembered jump.
 const NO_CONTEXT: u64 = u64::MAX;
-const NO_JUMP: Jump = Jump { address: 1, context: NO_CONTEXT, block: std::ptr::null() };
+/// Its context is not even `NO_CONTEXT`: an executed branch may have any target, also an odd one.
+const NO_JUMP: Jump = Jump { address: 1, context: NO_CONTEXT - 1, block: std::ptr::null() };
 
 struct Executed {
     raw: Raw,
@@ -454,6 +476,8 @@ pub(crate) struct Code {
     /// 2^62).
     blocks: AddressMap<*const Op>,
     pages: AddressMap<Vec<Block>>,
+    /// In all blocks.
+    operations: usize,
     jumps: Box<[Jump; JUMP_CACHE]>,
     executed: Vec<Option<Executed>>,
     /// Dropped blocks that may still be executing.
@@ -465,10 +489,24 @@ impl Code {
         Self {
             blocks: AddressMap::default(),
             pages: AddressMap::default(),
+            operations: 0,
             jumps: Box::new([NO_JUMP; JUMP_CACHE]),
-            executed: (0..EXECUTE_CACHE).map(|_| None).collect(),
+            executed: (0..2 * EXECUTE_CACHE).map(|_| None).collect(),
             dropped: Vec::new(),
         }
+    }
+
+    /// Forgets blocks that no page holds any more; they live on until nothing can be executing them.
+    fn discard(&mut self, blocks: Vec<Block>) {
+        self.jumps.fill(NO_JUMP);
+        for block in &blocks {
+            self.blocks.remove(&block.key);
+            self.operations -= block.ops.len();
+            for op in block.ops.iter() {
+                op.run.set(stale);
+            }
+        }
+        self.dropped.extend(blocks);
     }
 }
 
@@ -489,15 +527,9 @@ impl Cpu {
 
     /// The decoded code of page `page` (a block number) is no longer good.
     pub(crate) fn drop_code(&mut self, page: u64) {
-        let Some(blocks) = self.code.pages.remove(&page) else { return };
-        self.code.jumps.fill(NO_JUMP);
-        for block in &blocks {
-            self.code.blocks.remove(&block.key);
-            for op in block.ops.iter() {
-                op.run.set(stale);
-            }
+        if let Some(blocks) = self.code.pages.remove(&page) {
+            self.code.discard(blocks);
         }
-        self.code.dropped.extend(blocks);
     }
 
     /// Executes until something has to be done outside: an exception, an exit, attention, time.
@@ -543,8 +575,8 @@ impl Cpu {
                         Ok(block) => block,
                         Err(leave) => return leave,
                     };
-                    if op.relative && here == self.page_base && self.code.dropped.is_empty() {
-                        op.link.set(block);
+                    if op.relative() && here == self.page_base && self.code.dropped.is_empty() {
+                        op.set_link(block);
                     }
                 }
                 Leave::BlockEnd => {
@@ -561,12 +593,12 @@ impl Cpu {
                         Err(leave) => return leave,
                     };
                     if here == self.page_base && self.code.dropped.is_empty() {
-                        op.link.set(block);
+                        op.set_link(block);
                     }
                 }
                 Leave::Stale => {
                     self.budget -= op.index as i64;
-                    self.ia = self.page_base.wrapping_add(op.offset as u64);
+                    self.ia = self.trim(self.page_base.wrapping_add(op.offset as u64));
                     self.code.dropped.clear();
                     self.context = self.code_context();
                     block = match self.find_block() {
@@ -630,13 +662,20 @@ impl Cpu {
     /// Decodes the block at `absolute`.
     fn build(&mut self, address: u64, absolute: u64, mode: Mode) -> *const Op {
         let page = absolute / PAGE_SIZE;
-        if self.storage.mark_code(page) {
-            // From now on a store into the page must be noticed, by every CPU.
+        if self.code.operations > CODE_LIMIT {
+            let pages = std::mem::take(&mut self.code.pages);
+            self.code.discard(pages.into_values().flatten().collect());
+        }
+        let complex = self.complex.clone();
+        complex.begin_marking();
+        if self.storage.mark_code(page) || complex.others_mark() {
+            // From now on a store into the page must be noticed, by every CPU. Another CPU that marks it
+            // at this moment may not have come that far.
             let host = self.storage.host_base() as u64 + page * PAGE_SIZE;
             self.tlb.forbid_stores(host);
-            let complex = self.complex.clone();
             complex.forbid_stores_of_others(self);
         }
+        complex.end_marking();
         let virtual_time = self.clock.is_virtual();
         let mut offset = (address % PAGE_SIZE) as usize;
         let start = offset as i64;
@@ -651,7 +690,7 @@ impl Cpu {
             offset: offset as u16,
             length: 0,
             index: 0,
-            relative: false,
+            home: 0,
         };
         loop {
             if offset >= PAGE_SIZE as usize || ops.len() == BLOCK {
@@ -697,10 +736,12 @@ impl Cpu {
         }
         for (n, op) in ops.iter_mut().enumerate() {
             op.index = n as u8;
+            op.home |= (page as u32) << 1;
         }
         let key = absolute | mode.bits() << 62;
         let block = Block { ops: ops.into_boxed_slice(), key };
         let pointer = block.ops.as_ptr();
+        self.code.operations += block.ops.len();
         self.code.blocks.insert(key, pointer);
         self.code.pages.entry(page).or_default().push(block);
         pointer
@@ -708,9 +749,9 @@ impl Cpu {
 
     /// Executes one instruction that is not part of a block: the target of an EXECUTE, or one that
     /// crosses a page. `offset` is relative to `page_base`.
-    pub(crate) fn run_single(&mut self, raw: Raw, offset: u16) -> Flow {
+    pub(crate) fn run_single(&mut self, raw: Raw, offset: u16, half: usize) -> Flow {
         let mode = self.mode();
-        let slot = (raw.0 >> 16 ^ raw.0 >> 37 ^ offset as u64) as usize % EXECUTE_CACHE;
+        let slot = half + (raw.0 >> 16 ^ raw.0 >> 37 ^ offset as u64) as usize % EXECUTE_CACHE;
         let hit = self.code.executed[slot]
             .as_ref()
             .is_some_and(|e| e.raw == raw && e.offset == offset && e.mode == mode.bits());
@@ -723,15 +764,15 @@ impl Cpu {
                 offset,
                 length: 0,
                 index: 0,
-                relative: false,
+                home: 0,
             };
             let ops = Box::new([op, end]);
             self.code.executed[slot] = Some(Executed { raw, offset, mode: mode.bits(), ops });
         }
         let executed = self.code.executed[slot].as_ref().expect("filled above");
         let first: *const Op = &executed.ops[0];
-        // SAFETY: the two operations stay until this slot is replaced, which only a nested run could do;
-        // an executed instruction never executes another.
+        // SAFETY: the two operations stay until this slot is replaced, which only a nested run could do: an
+        // EXECUTE that crosses a page has one, in the other half.
         let run = unsafe { (*first).run.get() };
         // A branch comes back here instead of going on at its target.
         let context = std::mem::replace(&mut self.context, NO_CONTEXT);
@@ -759,7 +800,7 @@ impl Cpu {
         let base = self.page_base;
         self.execute_next = Some(self.next_address(next));
         self.page_base = target & !(PAGE_SIZE - 1);
-        let flow = self.run_single(Raw(raw), (target % PAGE_SIZE) as u16);
+        let flow = self.run_single(Raw(raw), (target % PAGE_SIZE) as u16, 0);
         self.page_base = base;
         self.execute_next = None;
         flow
