@@ -472,6 +472,16 @@ impl Cpu {
         fence(Ordering::SeqCst);
     }
 
+    /// Serialization of instruction fetching too: what another CPU stored into code before this point is
+    /// executed as changed, although this block was decoded from what was there before.
+    pub(crate) fn serialize_code(&self) -> Flow {
+        self.serialize();
+        match self.shared.attention.load(Ordering::Relaxed) & crate::complex::attention::CODE {
+            0 => Ok(()),
+            _ => Err(Leave::Serialize),
+        }
+    }
+
     /// A copy of every register.
     pub(crate) fn registers(&self) -> VcpuState {
         let mut gr = [0; 16];

@@ -101,10 +101,7 @@ pub(super) fn relates<T: Ord>(m: u8, a: T, b: T) -> bool {
 /// BRANCH ON CONDITION. With R2 zero nothing is branched to; masks 14 and 15 then serialize.
 fn bcr(cpu: &mut Cpu, i: Rr) -> Flow {
     if i.r2 == 0 {
-        if i.r1 >= 14 {
-            cpu.serialize();
-        }
-        return Ok(());
+        return if i.r1 >= 14 { cpu.serialize_code() } else { Ok(()) };
     }
     if selects(i.r1, cpu.cc) { cpu.branch_to(cpu.gr(i.r2)) } else { Ok(()) }
 }
