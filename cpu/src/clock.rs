@@ -99,4 +99,13 @@ mod tests {
         clock.advance(10);
         assert_eq!(clock.next_event(), None);
     }
+
+    #[test]
+    fn time_ends() {
+        let clock = VirtualClock::new(u64::MAX);
+        clock.advance(u64::MAX - 1);
+        clock.advance(7);
+        assert_eq!(clock.now(), u64::MAX);
+        clock.tod();
+    }
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use cpu::table::{Row, rows};
 use cpu::{CpuModel, Machine, VirtualClock};
 use machine::{Exit, Floating, HostClock, Operand, Outcome, Post, ResetKind, Storage, Vcpu, VcpuState, Vm};
-use zarch::{AbsoluteAddress, IoInterruption, PAGE_SIZE, ProgramCode, Psw, StorageKey, psw_bits};
+use zarch::{AbsoluteAddress, IoInterruption, PAGE_SIZE, ProgramCode, Psw, StorageKey, lowcore, psw_bits};
 
 /// How long one machine runs.
 const ROUND: Duration = Duration::from_millis(60);
@@ -313,4 +313,113 @@ fn no_guest_brings_the_engine_down() {
         round(rounds, &favourites);
     }
     println!("{rounds} machines");
+}
+
+/// A machine of `cpus` CPUs with `code` at 0x2000, and CPU 0 that begins there with `mask`.
+fn machine_with(code: &[u8], mask: u64, cpus: u16) -> (Arc<Machine>, Box<dyn Vcpu>, Arc<Storage>) {
+    let storage = Arc::new(Storage::new(1 << 20).expect("the host has a mebibyte"));
+    storage.write(AbsoluteAddress(0x2000), code).expect("inside the storage");
+    let model = CpuModel::named("max").expect("a known model");
+    let machine = Arc::new(Machine::new(storage.clone(), Arc::new(HostClock::new()), model, cpus));
+    let mut cpu = machine.vcpu(0).expect("taken once");
+    let state = VcpuState { psw: Psw { mask, address: 0x2000 }, ..cpu.state() };
+    cpu.set_state(&state);
+    cpu.set_operating(true);
+    (machine, cpu, storage)
+}
+
+fn put_psw(storage: &Storage, at: u64, psw: Psw) {
+    let bytes = [psw.mask, psw.address].map(u64::to_be_bytes).concat();
+    storage.write(AbsoluteAddress(at), &bytes).expect("inside the storage");
+}
+
+/// An external new PSW that is enabled for the clock comparator which loads it.
+#[test]
+fn a_string_of_interruptions_can_be_kicked() {
+    let enabled = MODE_64 | psw_bits::EXTERNAL;
+    let (machine, mut cpu, storage) = machine_with(&[0x07, 0x07], enabled, 1);
+    put_psw(&storage, lowcore::EXTERNAL_NEW_PSW, Psw { mask: enabled, address: 0x2000 });
+    let mut state = cpu.state();
+    state.cr[0] |= 0x800;
+    cpu.set_state(&state);
+    let kicker = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(20));
+        machine.with_cpus_held(&mut || ());
+        machine.kick();
+    });
+    assert_eq!(cpu.run().expect("the engine does not fail"), Exit::Kicked);
+    kicker.join().expect("it does not panic");
+}
+
+/// An executed branch to address 1, which is odd: a specification exception.
+#[test]
+fn an_executed_branch_to_an_odd_address() {
+    // EXRL 0,*+6; BCR 15,1 (also the target)
+    let (_machine, mut cpu, storage) = machine_with(&[0xc6, 0, 0, 0, 0, 3, 0x07, 0xf1], MODE_64, 1);
+    let end = Psw { mask: MODE_64 | psw_bits::WAIT, address: 0x555 };
+    put_psw(&storage, lowcore::PROGRAM_NEW_PSW, end);
+    cpu.set_gr(1, 1);
+    assert_eq!(cpu.run().expect("the engine does not fail"), Exit::DisabledWait(end));
+    let code = storage.read_array::<4>(AbsoluteAddress(lowcore::PROGRAM_IDENTIFICATION)).expect("inside");
+    assert_eq!(code[3], ProgramCode::Specification as u8);
+}
+
+/// A page that is mapped elsewhere while its code runs, without a purge: what was linked meanwhile stays
+/// right when the page is executed at another address and the one linked to was stored into.
+#[test]
+fn links_stay_inside_their_page() {
+    let (machine, mut cpu, storage) = machine_with(&[], MODE_64 | psw_bits::DAT, 1);
+    let put = |at: u64, bytes: &[u8]| storage.write(AbsoluteAddress(at), bytes).expect("inside the storage");
+    let entry = |at: u64, value: u64| put(at, &value.to_be_bytes());
+    // One segment of 1M bytes, mapped one to one; the next ones likewise, so that 0x405000 aliases in a TLB.
+    for segment in 0..8 {
+        entry(0x10000 + 8 * segment, 0x11000);
+    }
+    for page in 0..256 {
+        entry(0x11000 + 8 * page, page << 12);
+    }
+    // 0x5000: LG 2,0(,3); STG 4,0(,5); LG 2,0(,3); J 0x5020, and there DIAG 0,1,1 or, at 0x6020, DIAG 0,0,2.
+    let code = [
+        [0xe3, 0x20, 0x30, 0, 0, 0x04],
+        [0xe3, 0x40, 0x50, 0, 0, 0x24],
+        [0xe3, 0x20, 0x30, 0, 0, 0x04],
+        [0xa7, 0x74, 0, 7, 0x07, 0x07],
+    ];
+    put(0x5000, &code.concat());
+    put(0x5020, &[0x83, 0, 0, 1]);
+    put(0x6020, &[0x83, 0, 0, 2]);
+    let mut state = cpu.state();
+    state.cr[1] = 0x10000;
+    state.psw = Psw { mask: MODE_64 | psw_bits::DAT | 1 << 44, address: 0x5000 };
+    // The store maps 0x5000 to 0x6000; the fetch takes its translation out of the TLB.
+    (state.gr[3], state.gr[4], state.gr[5]) = (0x40_5000, 0x6000, 0x11028);
+    cpu.set_state(&state);
+    let diagnose = |address: u64, cpu: &mut Box<dyn Vcpu>| {
+        let state =
+            VcpuState { psw: Psw { mask: MODE_64 | psw_bits::DAT | 1 << 44, address }, ..cpu.state() };
+        cpu.set_state(&state);
+        match cpu.run().expect("the engine does not fail") {
+            Exit::Diagnose { code, .. } => code,
+            other => panic!("{other:?}"),
+        }
+    };
+    diagnose(0x5000, &mut cpu);
+    // Now the code of 0x5000 at address 0x7000: its branch leads to its own page.
+    entry(0x11000 + 8 * 5, 0x5000);
+    entry(0x11000 + 8 * 7, 0x5000);
+    put(0x6020, &[0x83, 0, 0, 3]);
+    assert_eq!(diagnose(0x7000, &mut cpu), 1);
+    drop(machine);
+}
+
+#[test]
+fn an_accepted_restart_counts_and_a_lost_cpu_does_not_hold_up_a_reset() {
+    let (machine, cpu, _storage) = machine_with(&[], MODE_64, 2);
+    assert_eq!(machine.operating_cpus(), 1);
+    assert!(machine.restart(1));
+    assert_eq!(machine.operating_cpus(), 2);
+    assert!(!machine.restart(2));
+    drop(cpu);
+    assert_eq!(machine.operating_cpus(), 1);
+    machine.reset_cpus(ResetKind::Clear, None);
 }
