@@ -75,8 +75,9 @@ pub struct Cpu {
     pub(crate) leave: Leave,
     /// What remembered virtual addresses of blocks depend on, while executing.
     pub(crate) context: u64,
-    /// Where the next instruction is when an EXECUTE runs its target; zero otherwise.
-    pub(crate) execute_next: Option<u64>,
+    /// While an EXECUTE runs its target: where the instruction behind the EXECUTE is, and how many halfwords
+    /// the EXECUTE has.
+    pub(crate) execute_next: Option<(u64, u8)>,
     /// Floating-point registers.
     pub fpr: [u64; 16],
     /// Floating-point-control register.
@@ -290,7 +291,7 @@ impl Cpu {
     pub fn next_address(&self, next: u16) -> u64 {
         match self.execute_next {
             None => self.trim(self.page_base.wrapping_add(next as u64)),
-            Some(address) => address,
+            Some((address, _)) => address,
         }
     }
 
@@ -379,6 +380,12 @@ impl Cpu {
             return Err(ProgramCode::FixedPointOverflow.into());
         }
         Ok(())
+    }
+
+    /// Accounts for an instruction that processed `bytes`, as if instructions had done it with eight each:
+    /// a slice of the longest ones would keep attention and time waiting for seconds.
+    pub(crate) fn charge(&mut self, bytes: u64) {
+        self.budget -= (bytes / 8) as i64;
     }
 
     /// A data exception with its DXC.

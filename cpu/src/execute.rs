@@ -785,8 +785,8 @@ impl Cpu {
     }
 
     /// EXECUTE: runs the instruction at `target` with bits 8-15 ORed with bits 56-63 of R1, unless
-    /// R1 is zero (chapter 7, *EXECUTE*).
-    pub fn execute_target(&mut self, r1: u8, target: u64, next: u16) -> Flow {
+    /// R1 is zero (chapter 7, *EXECUTE*). `halfwords` is the length of the EXECUTE itself.
+    pub fn execute_target(&mut self, r1: u8, target: u64, next: u16, halfwords: u8) -> Flow {
         if target & 1 != 0 {
             return Err(ProgramCode::Specification.into());
         }
@@ -798,7 +798,7 @@ impl Cpu {
             return Err(ProgramCode::Execute.into());
         }
         let base = self.page_base;
-        self.execute_next = Some(self.next_address(next));
+        self.execute_next = Some((self.next_address(next), halfwords));
         self.page_base = target & !(PAGE_SIZE - 1);
         let flow = self.run_single(Raw(raw), (target % PAGE_SIZE) as u16, 0);
         self.page_base = base;

@@ -120,7 +120,7 @@ fn brc(cpu: &mut Cpu, i: Rel) -> Flow {
 fn link(cpu: &mut Cpu, r1: u8, next: u16, ilc: u32) {
     if cpu.address_mask() == 0xff_ffff {
         let address = cpu.next_address(next) as u32;
-        let ilc = if cpu.execute_next.is_some() { 2 } else { ilc };
+        let ilc = cpu.execute_next.map_or(ilc, |(_, halfwords)| halfwords as u32);
         let word = ilc << 30 | (cpu.cc as u32) << 28 | (cpu.program_mask() as u32) << 24 | address;
         cpu.set_gr32(r1, word);
     } else {
@@ -430,13 +430,13 @@ fn clgib(cpu: &mut Cpu, i: Ris) -> Flow {
 /// EXECUTE.
 fn ex(cpu: &mut Cpu, i: Rx) -> Flow {
     let target = i.address(cpu);
-    cpu.execute_target(i.r1, target, i.next)
+    cpu.execute_target(i.r1, target, i.next, 2)
 }
 
 /// EXECUTE RELATIVE LONG.
 fn exrl(cpu: &mut Cpu, i: Rel) -> Flow {
     let target = cpu.relative(i.target).address;
-    cpu.execute_target(i.r1, target, i.next)
+    cpu.execute_target(i.r1, target, i.next, 3)
 }
 
 /// SUPERVISOR CALL.

@@ -151,6 +151,7 @@ fn long_pair(cpu: &Cpu, i: Rr) -> Pair {
 }
 
 fn commit_long_pair(cpu: &mut Cpu, i: Rr, pair: &Pair) {
+    cpu.charge(pair.done / 16);
     cpu.set_gr_address(i.r1, pair.first.address);
     cpu.set_gr_address(i.r2, pair.second.address);
     for (r, length) in [(i.r1 | 1, pair.first_length), (i.r2 | 1, pair.second_length)] {
@@ -177,6 +178,7 @@ fn extended_pair(cpu: &Cpu, i: Rs, unit: u64) -> Result<Pair, Leave> {
 }
 
 fn commit_extended_pair(cpu: &mut Cpu, i: Rs, pair: &Pair) {
+    cpu.charge(pair.done / 16);
     cpu.set_gr_address(i.r1, pair.first.address);
     cpu.set_gr_length(i.r1 | 1, pair.first_length);
     cpu.set_gr_address(i.r3, pair.second.address);

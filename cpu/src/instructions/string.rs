@@ -70,6 +70,7 @@ fn mvst(cpu: &mut Cpu, i: Rr) -> Flow {
             Ok(None) => {
                 advance(cpu, &mut to, n);
                 advance(cpu, &mut from, n);
+                cpu.charge(n / 16);
                 done += n;
             }
         }
@@ -112,6 +113,7 @@ fn clst(cpu: &mut Cpu, i: Rr) -> Flow {
         }
         advance(cpu, &mut first, n);
         advance(cpu, &mut second, n);
+        cpu.charge(n / 16);
         done += n;
         piece = (piece * 4).min(PAGE_SIZE);
     }
@@ -145,6 +147,7 @@ fn srst(cpu: &mut Cpu, i: Rr) -> Flow {
             Ok(None) => {}
         }
         advance(cpu, &mut at, n);
+        cpu.charge(n / 16);
         done += n;
     }
     cpu.set_gr_address(i.r2, at.address);
@@ -175,6 +178,7 @@ fn srstu(cpu: &mut Cpu, i: Rr) -> Flow {
             Ok(_) => {}
         }
         advance(cpu, &mut at, 2);
+        cpu.charge(8);
         done += 2;
     }
     cpu.set_gr_address(i.r2, at.address);
@@ -242,6 +246,7 @@ fn cuse(cpu: &mut Cpu, i: Rr) -> Flow {
         }
         done += 1;
     };
+    cpu.charge(8 * done);
     let last = if equal > 0 { start } else { place };
     for (n, r) in [i.r1, i.r2].into_iter().enumerate() {
         cpu.set_gr_address(r, last.at[n].address);
@@ -278,6 +283,7 @@ fn cksm(cpu: &mut Cpu, i: Rr) -> Flow {
         length -= n;
         done += n;
     }
+    cpu.charge(done);
     while sum >> 32 != 0 {
         sum = (sum & 0xffff_ffff) + (sum >> 32);
     }

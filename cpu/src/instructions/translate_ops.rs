@@ -164,6 +164,7 @@ fn tre(cpu: &mut Cpu, i: Rr) -> Flow {
         Err(_) => 3,
         Ok(cc) => cc,
     };
+    cpu.charge(8 * done);
     cpu.set_gr_address(i.r1, at.address);
     cpu.set_gr_length(i.r1 | 1, length);
     cpu.cc = cc;
@@ -215,6 +216,7 @@ fn translate_and_test_extended(cpu: &mut Cpu, i: Rrf, backward: bool) -> Flow {
         Err(_) => (3, 0),
         Ok(result) => result,
     };
+    cpu.charge(8 * done);
     cpu.set_gr_address(i.r1, at.address);
     cpu.set_gr_length(i.r1 | 1, length);
     if cc != 3 {
@@ -281,6 +283,7 @@ fn translate_characters(cpu: &mut Cpu, i: Rrf, from: u64, to: u64) -> Flow {
         Err(_) => 3,
         Ok(cc) => cc,
     };
+    cpu.charge(8 * done);
     cpu.set_gr_address(i.r1, target.address);
     cpu.set_gr_length(i.r1 | 1, length);
     cpu.set_gr_address(i.r2, source.address);

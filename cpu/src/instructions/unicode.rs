@@ -200,6 +200,7 @@ fn convert(
             break 3;
         }
     };
+    cpu.charge(16 * done as u64);
     cpu.set_gr_address(r1, to.address);
     cpu.set_gr_length(r1 | 1, to_length);
     cpu.set_gr_address(r2, from.address);
