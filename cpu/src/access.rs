@@ -777,13 +777,13 @@ impl Cpu {
         let first = self.host(at, access)?;
         let left = (PAGE_SIZE - at.address % PAGE_SIZE) as usize;
         if length <= left {
-            self.check_low_store(at.address, length as u64, access)?;
+            self.check_low_store(None, at.address, length as u64, access)?;
             return Ok(Span { first, first_length: length, second: first, length });
         }
-        self.check_low_store(at.address, left as u64, access)?;
+        self.check_low_store(None, at.address, left as u64, access)?;
         let next = Operand { address: self.trim(at.address.wrapping_add(left as u64)), ar: at.ar };
         let second = self.host(next, access)?;
-        self.check_low_store(next.address, (length - left) as u64, access)?;
+        self.check_low_store(None, next.address, (length - left) as u64, access)?;
         // The second page may have been the one whose decoding state changed; the first pointer stays
         // good, since both are host addresses of storage.
         Ok(Span { first, first_length: left, second, length })
@@ -791,8 +791,17 @@ impl Cpu {
 
     /// Low-address protection of a store that begins outside the protected bytes but runs into them, or
     /// begins inside (chapter 3, *Low-Address Protection*: addresses 0-511 and 4096-4607).
-    fn check_low_store(&mut self, address: u64, length: u64, access: Access) -> Result<(), Leave> {
-        if access == Access::Store && address < 2 * PAGE_SIZE && self.low_address_protection() {
+    fn check_low_store(
+        &mut self,
+        space: Option<Space>,
+        address: u64,
+        length: u64,
+        access: Access,
+    ) -> Result<(), Leave> {
+        if access == Access::Store
+            && address < 2 * PAGE_SIZE
+            && self.low_address_protection_of(space.unwrap_or_else(|| self.data_space()))
+        {
             let offset = address % PAGE_SIZE;
             if offset < 512 && length > 0 {
                 return Err(self.access_exception(ProgramCode::Protection, address, access, 0x80));
@@ -814,7 +823,8 @@ impl Cpu {
         let number = self.tlb.bank(space, key);
         let page = address & PAGE_MASK;
         let entry = self.tlb.banks[number].entries[index(address)];
-        let low = page < 2 * PAGE_SIZE && self.low_address_protection();
+        // Whatever the space: what is remembered may be used when the PSW designates this one.
+        let low = page < 2 * PAGE_SIZE && self.low_address_protection_control();
         let known = match access {
             Access::Fetch => entry.read == page,
             Access::Instruction => entry.fetch == page,
@@ -931,13 +941,13 @@ impl Cpu {
         assert!(length as u64 <= PAGE_SIZE, "a span crosses one page boundary at most");
         let first = self.host_in(space, key, address, access)?;
         let left = (PAGE_SIZE - address % PAGE_SIZE) as usize;
-        self.check_low_store(address, length.min(left) as u64, access)?;
+        self.check_low_store(Some(space), address, length.min(left) as u64, access)?;
         if length <= left {
             return Ok(Span { first, first_length: length, second: first, length });
         }
         let next = self.trim(address.wrapping_add(left as u64));
         let second = self.host_in(space, key, next, access)?;
-        self.check_low_store(next, (length - left) as u64, access)?;
+        self.check_low_store(Some(space), next, (length - left) as u64, access)?;
         Ok(Span { first, first_length: left, second, length })
     }
 

@@ -70,13 +70,21 @@ impl Cpu {
     /// Low-address protection is on: CR0 bit 35, unless the space is private or DAT off in a private
     /// space. (The private-space bit of the effective ASCE turns it off.)
     pub(crate) fn low_address_protection(&self) -> bool {
-        if self.cr[0] & 1 << (63 - 35) == 0 {
-            return false;
-        }
-        match self.data_space() {
-            Space::Real => true,
-            Space::Virtual(asce) => asce & 0x100 == 0,
-        }
+        self.low_address_protection_of(self.data_space())
+    }
+
+    /// The same for an operand in `space`.
+    pub(crate) fn low_address_protection_of(&self, space: Space) -> bool {
+        self.low_address_protection_control()
+            && match space {
+                Space::Real => true,
+                Space::Virtual(asce) => asce & 0x100 == 0,
+            }
+    }
+
+    /// CR0 bit 35 alone.
+    pub(crate) fn low_address_protection_control(&self) -> bool {
+        self.cr[0] & 1 << (63 - 35) != 0
     }
 
     pub(crate) fn fetch_protection_override(&self, address: u64) -> bool {
