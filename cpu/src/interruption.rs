@@ -307,7 +307,8 @@ impl Cpu {
             self.lowcore(lowcore::MONITOR_CODE, monitor);
         }
         self.lowcore(lowcore::BREAKING_EVENT_ADDRESS, self.breaking_event);
-        if !code.nullifies() {
+        // Without a length nothing was executed: the address of an invalid PSW is stored as it was loaded.
+        if !code.nullifies() && self.ilc != 0 {
             self.ia = self.trim(self.ia.wrapping_add(self.ilc as u64));
         }
         self.interrupt(lowcore::PROGRAM_OLD_PSW, lowcore::PROGRAM_NEW_PSW);
