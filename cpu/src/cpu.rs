@@ -9,10 +9,10 @@ use zarch::{
     RealAddress, psw_bits,
 };
 
-use crate::access::{Entry, Tlb};
 use crate::complex::{Complex, Shared};
 use crate::execute::{Code, Op};
 use crate::format::NO_REGISTER;
+use crate::tlb::{Entry, Tlb};
 
 /// Why an instruction does not simply go on to the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -23,7 +23,9 @@ mod instructions;
 mod interruption;
 pub mod model;
 mod sigp;
+mod span;
 pub mod table;
+mod tlb;
 mod translate;
 
 pub use clock::VirtualClock;

@@ -197,6 +197,9 @@ impl Storage {
         if length == 0 || !self.contains(at, length) {
             return;
         }
+        // What was stored must be visible before the marks are looked at: a CPU that marks a page afterwards
+        // then decodes the new contents.
+        std::sync::atomic::fence(Ordering::SeqCst);
         for page in at.0 / PAGE_SIZE..=(at.0 + length - 1) / PAGE_SIZE {
             if self.code[page as usize].load(Ordering::SeqCst) != 0 {
                 self.code[page as usize].store(0, Ordering::SeqCst);

@@ -65,7 +65,10 @@ fn run_to_end(board: &Arc<Board>, cpus: Vec<Box<dyn Vcpu>>, stdin: bool) -> Resu
 }
 
 fn spawn(board: Arc<Board>, mut cpu: Box<dyn Vcpu>, done: Sender<()>) -> io::Result<JoinHandle<()>> {
-    std::thread::Builder::new().name(format!("cpu{}", cpu.address())).spawn(move || {
+    // The engine's handlers call one another in tail position. Should a compiler not make jumps of that, a
+    // time slice of them still has to fit.
+    let thread = std::thread::Builder::new().name(format!("cpu{}", cpu.address())).stack_size(16 << 20);
+    thread.spawn(move || {
         let _done = done;
         let _watch = EndOnPanic(board.control.clone());
         board.run(&mut *cpu);
