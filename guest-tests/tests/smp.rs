@@ -197,7 +197,7 @@ results: .skip 32
 /// the frame afterwards CPU 1 never sees, what CPU 1 would store never arrives, and CPU 1 is interrupted.
 #[test]
 fn after_ipte_the_other_cpu_neither_reads_nor_stores_through_the_page() {
-    const ROUNDS: u64 = 3000;
+    const ROUNDS: u64 = 1000;
     let source = "
 start:  brasl %r14,boot
         lghi %r7,0
@@ -309,8 +309,8 @@ want:   .quad 0
 seen:   .quad 0
 results: .quad 0
 ";
-    let (found, _) = results(&source.replace("LAST", "3000"), 1);
-    assert_eq!(found, [3000]);
+    let (found, _) = results(&source.replace("LAST", "1000"), 1);
+    assert_eq!(found, [1000]);
 }
 
 /// A store into the instruction that comes next, and one some instructions on, by several instructions.
