@@ -36,7 +36,7 @@ fn swap<T: Word>(cpu: &mut Cpu, at: Operand, old: T, new: T, load: impl FnOnce(&
             cpu.cc = 1;
         }
     }
-    Ok(())
+    cpu.serialize_code()
 }
 
 fn pair32(cpu: &Cpu, r: u8) -> u64 {
@@ -341,7 +341,7 @@ fn plo(cpu: &mut Cpu, i: Ss) -> Flow {
         (Some((r, _, value)), _) if width == Width::Word => cpu.set_gr32(r, value as u32),
         (Some((r, _, value)), _) => cpu.set_gr(r, value as u64),
     }
-    Ok(())
+    cpu.serialize_code()
 }
 
 /// TEST AND SET.

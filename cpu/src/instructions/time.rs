@@ -43,7 +43,7 @@ fn stck(cpu: &mut Cpu, i: Si) -> Flow {
     let value = cpu.unique_tod();
     cpu.store(i.operand(cpu), value)?;
     cpu.cc = 0;
-    Ok(())
+    cpu.serialize_code()
 }
 
 /// STORE CLOCK FAST.
@@ -64,7 +64,7 @@ fn stcke(cpu: &mut Cpu, i: Si) -> Flow {
     bytes[14..].copy_from_slice(&(cpu.tod_programmable as u16).to_be_bytes());
     cpu.store_bytes(i.operand(cpu), &bytes)?;
     cpu.cc = 0;
-    Ok(())
+    cpu.serialize_code()
 }
 
 /// SET CLOCK PROGRAMMABLE FIELD.
