@@ -2,7 +2,7 @@
 
 use zarch::{AbsoluteAddress, Facility::*, PAGE_SIZE, ProgramCode, StorageKey, psw_bits};
 
-use crate::access::Access;
+use crate::access::{Access, Word};
 use crate::format::{formats::*, *};
 use crate::instructions::control::{extraction_allowed, key_permitted};
 use crate::table::{FormatExt, Row, row};
@@ -127,44 +127,33 @@ fn crdte(cpu: &mut Cpu, i: Rrf) -> Flow {
     Ok(())
 }
 
-/// COMPARE AND SWAP AND PURGE. Bits 62 and 63 of R2 say what to purge.
-fn csp(cpu: &mut Cpu, i: Rr) -> Flow {
+/// Compares and swaps a word of table entries; when it was swapped, purges what bits 62 and 63 of R2 name.
+fn swap_and_purge<T: Word>(cpu: &mut Cpu, i: Rr, old: T, new: T, load: fn(&mut Cpu, u8, T)) -> Flow {
     let mut at = cpu.register_operand(i.r2);
-    at.address &= !3;
-    match cpu.compare_and_swap::<u32>(at, cpu.gr32(i.r1), cpu.gr32(i.r1 + 1))? {
+    at.address &= !(T::SIZE - 1);
+    match cpu.compare_and_swap(at, old, new)? {
         Ok(_) => {
             cpu.cc = 0;
             if cpu.gr(i.r2) & 3 != 0 {
                 cpu.purge_all_tlbs();
             }
-            Err(Leave::Serialize)
         }
         Err(current) => {
-            cpu.set_gr32(i.r1, current);
+            load(cpu, i.r1, current);
             cpu.cc = 1;
-            Ok(())
         }
     }
+    Err(Leave::Serialize)
+}
+
+/// COMPARE AND SWAP AND PURGE.
+fn csp(cpu: &mut Cpu, i: Rr) -> Flow {
+    swap_and_purge(cpu, i, cpu.gr32(i.r1), cpu.gr32(i.r1 + 1), Cpu::set_gr32)
 }
 
 /// COMPARE AND SWAP AND PURGE (64).
 fn cspg(cpu: &mut Cpu, i: Rr) -> Flow {
-    let mut at = cpu.register_operand(i.r2);
-    at.address &= !7;
-    match cpu.compare_and_swap::<u64>(at, cpu.gr(i.r1), cpu.gr(i.r1 + 1))? {
-        Ok(_) => {
-            cpu.cc = 0;
-            if cpu.gr(i.r2) & 3 != 0 {
-                cpu.purge_all_tlbs();
-            }
-            Err(Leave::Serialize)
-        }
-        Err(current) => {
-            cpu.set_gr(i.r1, current);
-            cpu.cc = 1;
-            Ok(())
-        }
-    }
+    swap_and_purge(cpu, i, cpu.gr(i.r1), cpu.gr(i.r1 + 1), Cpu::set_gr)
 }
 
 /// The absolute address of the 4K-byte block that general register `r` designates by real address.
@@ -482,7 +471,7 @@ fn lurag(cpu: &mut Cpu, i: Rr) -> Flow {
 }
 
 /// Stores at a real address; low-address protection applies.
-fn store_using_real<T: crate::access::Word>(cpu: &mut Cpu, r2: u8, value: T) -> Flow {
+fn store_using_real<T: Word>(cpu: &mut Cpu, r2: u8, value: T) -> Flow {
     let at = real_operand(cpu, r2, T::SIZE)?;
     if at % PAGE_SIZE < 512 && at < 2 * PAGE_SIZE && cpu.low_address_protection() {
         return Err(cpu.access_exception(ProgramCode::Protection, at, Access::Store, 0x80));
