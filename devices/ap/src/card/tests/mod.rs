@@ -375,15 +375,15 @@ fn keys_stay_in_their_session_and_are_bounded_and_wiped() {
 
     // A different private exponent makes a different key: more of them than are kept.
     let ctx = &mut *BigNumContext::new().unwrap();
-    for i in 0..2 * Session::KEYS as u32 {
-        let mut d = BigNum::from_u32(65537 + 2 * i).unwrap();
-        let (mut p1, mut q1) = (parts(rsa)[0].to_owned().unwrap(), parts(rsa)[1].to_owned().unwrap());
-        p1.sub_word(1).unwrap();
-        q1.sub_word(1).unwrap();
-        let mut r = BigNum::new().unwrap();
-        if r.mod_inverse(&d, &p1, ctx).is_err() || r.mod_inverse(&d, &q1, ctx).is_err() {
-            d = BigNum::from_u32(65537).unwrap();
-        }
+    let mut invertible = |d: &BigNum| {
+        [0, 1].iter().all(|i| {
+            let mut order = parts(rsa)[*i].to_owned().unwrap();
+            order.sub_word(1).unwrap();
+            BigNum::new().unwrap().mod_inverse(d, &order, ctx).is_ok()
+        })
+    };
+    let exponents = (0..).map(|i| BigNum::from_u32(65537 + 2 * i).unwrap()).filter(|d| invertible(d));
+    for d in exponents.take(2 * Session::KEYS) {
         let made = Made::new(parts(rsa)[0], parts(rsa)[1], &d);
         accelerator().process(&one, DOMAIN, &crt50(made.parts(), text(64)));
         assert_eq!(result50(&accelerator().process(&one, DOMAIN, &request), 64), signed);
