@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use ::ap::card::OpensslRandom;
 use ::ap::{ApMachine, GuestAp, GuestCrycb, Hardware, Notifier};
 use cpu::CpuModel;
-use crycb::{Crycb, CrycbFormat, QciFlags};
+use crycb::{Crycb, CrycbFormat, Matrix, QciFlags};
 use machine::{
     Clock, Error, Exit, HostClock, Operand, Outcome, Post, ResetKind, Storage, Vcpu, VcpuState, Vm,
 };
@@ -165,7 +165,7 @@ impl Guest {
             })
         };
         let cpus = cpus.into_iter().map(spawn).collect();
-        Running { storage, vm, control, crycb, cpus }
+        Running { storage, vm, control, board, crycb, cpus }
     }
 
     /// Runs the program to its end.
@@ -180,6 +180,7 @@ pub struct Running {
     storage: Arc<Storage>,
     vm: Arc<dyn Vm>,
     control: Arc<Control>,
+    board: Arc<Board>,
     crycb: Option<Arc<GuestCrycb>>,
     cpus: Vec<JoinHandle<VcpuState>>,
 }
@@ -201,6 +202,12 @@ impl Running {
     pub fn set_crycb_byte(&self, at: u8, change: impl Fn(u8) -> u8) {
         let crycb = self.crycb.as_ref().expect("a guest with Ap::Crycb");
         self.vm.with_cpus_held(&mut || crycb.set_byte(at, change(crycb.byte(at))));
+    }
+
+    /// Lets the guest reach `matrix` from now on, as plug and unplug do.
+    pub fn replace_crycb(&self, matrix: &Matrix) {
+        let replaced = self.board.devices().replace_crycb(&*self.vm, matrix);
+        assert!(replaced, "a guest with Ap::Mdev");
     }
 
     /// Waits until `reached` says so of this guest. Panics when the guest ends or takes too long.

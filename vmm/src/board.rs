@@ -90,6 +90,11 @@ impl Board {
         Ok(())
     }
 
+    /// The devices, for what changes them from outside while the guest runs.
+    pub fn devices(&self) -> &Devices {
+        &self.devices
+    }
+
     /// Runs `cpu` until the run ends.
     pub fn run(&self, cpu: &mut dyn Vcpu) {
         while !self.control.ended() {
