@@ -9,6 +9,7 @@
 //! * *Card*: [`card`] computes the replies, on host threads that the machine owns, never on a CPU's thread.
 //!
 //! Beside them, [`host`] knows which mediated device may have which queue, as the Linux of the simulated machine would.
+//! [`lock`] keeps the order in which its locks are taken; [`sync`] has the locks.
 //!
 //! Invariants:
 //!
@@ -31,9 +32,11 @@ mod guest;
 mod hardware;
 pub mod host;
 pub mod instruction;
+pub mod lock;
 mod pool;
 mod queue;
 mod status;
+pub mod sync;
 
 pub use guest::{GuestAp, GuestCrycb, Notifier};
 pub use hardware::{ApMachine, Hardware};
