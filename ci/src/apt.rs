@@ -59,18 +59,25 @@ impl Apt {
         let keyring = KEYRINGS.iter().find(|k| Path::new(k).exists()).context(
             "the Debian archive's keys are not installed: install the package debian-archive-keyring",
         )?;
-        let uris = base_uris()?;
+        let (uris, security) = base_uris()?;
         self.write_configuration()?;
+        let (secure, plain): (Vec<&str>, Vec<&str>) =
+            self.suites.iter().map(String::as_str).partition(|suite| suite.ends_with("-security"));
         let mut refused = Vec::new();
         for uri in &uris {
-            fs::write(
-                self.sources(),
+            let stanza = |uri: &str, suites: &[&str]| {
                 format!(
-                    "Types: deb\nURIs: {uri}\nSuites: {}\nComponents: main\nArchitectures: {}\nSigned-By: {keyring}\n",
-                    self.suites.join(" "),
+                    "Types: deb\nURIs: {uri}\nSuites: {}\nComponents: main\nArchitectures: {}\nSigned-By: {keyring}\n\n",
+                    suites.join(" "),
                     self.architecture
-                ),
-            )?;
+                )
+            };
+            let mut sources = stanza(uri, &plain);
+            if !secure.is_empty() {
+                let base = security.as_deref().context("apt knows no security archive of Debian")?;
+                sources += &stanza(base, &secure);
+            }
+            fs::write(self.sources(), sources)?;
             let bar = spinner(&format!(
                 "reading the index of Debian {} ({})",
                 self.suites.join(", "),
@@ -95,6 +102,16 @@ impl Apt {
     pub fn depends(&self, name: &str) -> Result<Vec<String>> {
         let text = self.output(self.command("apt-cache").args(["depends", "--important", name]))?;
         Ok(text.lines().filter_map(|l| l.trim().strip_prefix("Depends: ")).map(str::to_owned).collect())
+    }
+
+    /// The version of `name` that would be installed.
+    pub fn candidate(&self, name: &str) -> Result<String> {
+        let text = self.output(self.command("apt-cache").args(["policy", name]))?;
+        let version = text.lines().find_map(|l| l.trim().strip_prefix("Candidate: "));
+        let version = version.filter(|v| *v != "(none)");
+        Ok(version
+            .with_context(|| format!("the archive has no {name} for {}", self.architecture))?
+            .to_owned())
     }
 
     /// `names` and all they need, as `apt-get install` would choose them; the last suite is preferred.
@@ -229,8 +246,9 @@ pub fn run(command: &mut Command) -> Result<String> {
     String::from_utf8(output.stdout).with_context(|| format!("{program} printed bytes that are not UTF-8"))
 }
 
-/// The archives the machine's apt is configured with that look like Debian's own, likeliest first.
-fn base_uris() -> Result<Vec<String>> {
+/// The archives the machine's apt is configured with that look like Debian's own, likeliest first, and that
+/// of the security suites.
+fn base_uris() -> Result<(Vec<String>, Option<String>)> {
     let mut command = Command::new("apt-get");
     command.args([
         "indextargets",
@@ -253,7 +271,13 @@ fn base_uris() -> Result<Vec<String>> {
         !uris.is_empty(),
         "apt knows no Debian archive: add one to /etc/apt/sources.list.d (apt-get indextargets printed nothing usable)"
     );
-    Ok(uris)
+    Ok((uris, security_archive(&text)))
+}
+
+/// Base URI of the first suite whose name ends in `-security`.
+fn security_archive(lines: &str) -> Option<String> {
+    let mut lines = lines.lines().filter_map(|l| l.rsplit_once('|'));
+    lines.find(|(_, release)| release.ends_with("-security")).map(|(uri, _)| uri.to_owned())
 }
 
 /// Base URIs from lines "URI|RELEASE". Suites such as bookworm-security live on another base, and flat
@@ -319,6 +343,8 @@ mod tests {
         check("a/|bookworm\nb/|bookworm-security\na/|bookworm\n", &["a/"]);
         check("vendor/|nodistro\na/|trixie\nb/|trixie-updates\n", &["a/", "vendor/"]);
         check("flat/|./\n", &[]);
+        assert_eq!(security_archive("a/|bookworm\nb/|bookworm-security\n").as_deref(), Some("b/"));
+        assert_eq!(security_archive("a/|bookworm\n"), None);
     }
 
     #[test]

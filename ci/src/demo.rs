@@ -27,9 +27,14 @@ const CPUS: usize = 2;
 /// Builds `adjunct` in release mode and returns its path.
 pub fn build(workspace: &Path) -> Result<PathBuf> {
     let mut command = Command::new(env!("CARGO"));
+    command.current_dir(workspace).arg("build");
+    build_with(command)
+}
+
+/// The optimized program that `cargo build`, which `command` begins, makes.
+pub fn build_with(mut command: Command) -> Result<PathBuf> {
     command
-        .current_dir(workspace)
-        .args(["build", "--release", "-p", "vmm", "--bin", "adjunct"])
+        .args(["--release", "-p", "vmm", "--bin", "adjunct"])
         .args(["--message-format", "json-render-diagnostics"])
         .stderr(Stdio::inherit());
     let text = run(&mut command)?;

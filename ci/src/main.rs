@@ -1,4 +1,4 @@
-//! Developer and CI commands: `cargo xtask demo`, `test`, `bench`, `guest`, `setup`.
+//! Developer and CI commands: `cargo xtask demo`, `build`, `test`, `bench`, `guest`, `setup`.
 //!
 //! Everything these need beyond Rust is fetched here: host packages by apt, the guest as Debian packages of
 //! another architecture. Nothing in this crate needs a system library, as it is compiled first.
@@ -6,6 +6,7 @@
 
 mod apt;
 mod bench;
+mod cross;
 mod deb;
 mod demo;
 mod description;
@@ -44,6 +45,12 @@ enum Command {
         /// Seconds until a guest counts as hung
         #[arg(long, default_value_t = 600)]
         timeout: u64,
+    },
+    /// Build `adjunct`, optimized
+    Build {
+        /// For another machine: s390x, linked statically
+        #[arg(long)]
+        target: Option<cross::Machine>,
     },
     /// Run every test of the project
     Test,
@@ -90,6 +97,20 @@ fn run(arguments: Arguments) -> Result<bool> {
             let report = demo::demo(&workspace, &adjunct, &guest, batch, Duration::from_secs(timeout))?;
             println!("\n{}", report.total());
             Ok(report.good())
+        }
+        Command::Build { target: machine } => {
+            let adjunct = match machine {
+                None => {
+                    stage("packages", tools::build_packages)?;
+                    demo::build(&workspace)?
+                }
+                Some(cross::Machine::S390x) => {
+                    let cross = stage("cross tool chain", || cross::Cross::provide(&workspace, &target))?;
+                    cross.build(&workspace)?
+                }
+            };
+            println!("{}", adjunct.display());
+            Ok(true)
         }
         Command::Test => {
             let report = suite::run(&workspace, &target)?;

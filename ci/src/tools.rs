@@ -28,6 +28,8 @@ pub enum Tool {
     Binutils,
     /// C compiler for s390x.
     Gcc,
+    /// QEMU's user emulation of s390x, of the same releases.
+    QemuUser,
 }
 
 impl Tool {
@@ -37,6 +39,7 @@ impl Tool {
             Tool::Qemu => "qemu-system-s390x",
             Tool::Binutils => "s390x-linux-gnu-objdump",
             Tool::Gcc => "s390x-linux-gnu-gcc",
+            Tool::QemuUser => "qemu-s390x",
         }
     }
 
@@ -45,6 +48,7 @@ impl Tool {
             Tool::Qemu => "qemu-system-s390x",
             Tool::Binutils => "binutils-s390x-linux-gnu",
             Tool::Gcc => "gcc-s390x-linux-gnu",
+            Tool::QemuUser => "qemu-user",
         }
     }
 }
@@ -123,23 +127,27 @@ pub fn version(qemu: &Path) -> Result<String> {
 fn usable(program: &Path, tool: Tool) -> Option<PathBuf> {
     let output = Command::new(program).arg("--version").stdin(Stdio::null()).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let good = output.status.success() && (tool != Tool::Qemu || qemu_release(&text)? >= 10);
-    good.then(|| program.to_owned())
+    let recent = match tool {
+        Tool::Qemu | Tool::QemuUser => qemu_release(&text)? >= 10,
+        Tool::Binutils | Tool::Gcc => true,
+    };
+    (output.status.success() && recent).then(|| program.to_owned())
 }
 
 /// The major release from QEMU's version text.
 fn qemu_release(text: &str) -> Option<u32> {
-    text.strip_prefix("QEMU emulator version ")?.split('.').next()?.parse().ok()
+    let version =
+        text.strip_prefix("QEMU emulator version ").or_else(|| text.strip_prefix("qemu-s390x version "))?;
+    version.split('.').next()?.parse().ok()
 }
 
 fn unpack(root: &Path, tool: Tool) -> Result<()> {
-    let codename = codename(&fs::read_to_string("/etc/os-release").unwrap_or_default())
-        .context("this is not a Debian release whose archive is known")?;
+    let codename = codename_here()?;
     let backports = format!("{codename}-backports");
     let suites: &[&str] = if codename == "bookworm" { &["bookworm", &backports] } else { &[&codename] };
-    let architecture = run(Command::new("dpkg").arg("--print-architecture"))?;
-    let apt = Apt::new(&root.join("apt"), suites, architecture.trim())
-        .with_installed(Path::new("/var/lib/dpkg/status"));
+    let architecture = architecture()?;
+    let apt =
+        Apt::new(&root.join("apt"), suites, &architecture).with_installed(Path::new("/var/lib/dpkg/status"));
     apt.update()?;
     let names = apt.closure(&[tool.package()])?;
     let names = if names.is_empty() { vec![tool.package().to_owned()] } else { names };
@@ -151,11 +159,22 @@ fn unpack(root: &Path, tool: Tool) -> Result<()> {
         fs::remove_file(debs.join(&package.file))?;
     }
     bar.finish_and_clear();
-    write_wrappers(root, &triplet(architecture.trim()))
+    write_wrappers(root, &triplet(&architecture))
+}
+
+/// The code name of the Debian release this machine runs.
+pub fn codename_here() -> Result<String> {
+    codename(&fs::read_to_string("/etc/os-release").unwrap_or_default())
+        .context("this is not a Debian release whose archive is known")
+}
+
+/// Debian's name of this machine's architecture.
+pub fn architecture() -> Result<String> {
+    Ok(run(Command::new("dpkg").arg("--print-architecture"))?.trim().to_owned())
 }
 
 /// A script in `bin/` for each program in `usr/bin/`, which finds the libraries unpacked beside it.
-fn write_wrappers(root: &Path, triplet: &str) -> Result<()> {
+pub fn write_wrappers(root: &Path, triplet: &str) -> Result<()> {
     fs::create_dir_all(root.join("bin"))?;
     for entry in fs::read_dir(root.join("usr/bin"))? {
         let name = entry?.file_name();
@@ -177,7 +196,7 @@ fn write_wrappers(root: &Path, triplet: &str) -> Result<()> {
 }
 
 /// The directory name of an architecture's libraries.
-fn triplet(architecture: &str) -> String {
+pub fn triplet(architecture: &str) -> String {
     let machine = match architecture {
         "amd64" => "x86_64",
         "arm64" => "aarch64",
@@ -210,6 +229,7 @@ mod tests {
         let check = |text, expected| assert_eq!(qemu_release(text), expected, "{text}");
         check("QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2)\nCopyright", Some(10));
         check("QEMU emulator version 7.2.9", Some(7));
+        check("qemu-s390x version 10.0.2 (Debian 1:10.0.2+ds-2)", Some(10));
         check("something else", None);
     }
 

@@ -14,6 +14,19 @@ const CODE: u64 = 0x200;
 const DONE: u64 = 0x300;
 const DEAD: u64 = 0x310;
 
+/// The program, behind what runs programs of another architecture than the kernel's: `ADJUNCT_RUNNER`.
+fn program() -> Vec<String> {
+    let runner = std::env::var("ADJUNCT_RUNNER").ok().into_iter();
+    runner.chain([ADJUNCT.to_owned()]).collect()
+}
+
+fn command() -> Command {
+    let program = program();
+    let mut command = Command::new(&program[0]);
+    command.args(&program[1..]);
+    command
+}
+
 /// A raw image that runs `code`, with `data` at the given addresses.
 fn guest(code: &[&[u8]], data: &[(u64, &[u8])]) -> NamedTempFile {
     let mut image = vec![0; 0x6000];
@@ -55,7 +68,7 @@ const LOOP: [u8; 4] = [0xa7, 0xf4, 0, 0];
 const COUNT_DOWN_7: [u8; 4] = [0xa7, 0x77, 0, 0];
 
 fn adjunct(kernel: &Path, flags: &[&str]) -> Command {
-    let mut command = Command::new(ADJUNCT);
+    let mut command = command();
     command.arg("run").arg("--kernel").arg(kernel).args(["--memory", "1M"]).args(flags);
     command.stdin(Stdio::null());
     command
@@ -105,9 +118,7 @@ fn configuration_file() {
     let path = kernel.path().display();
     write!(config, r#"{{"kernel": "{path}", "memory": "1M", "cpus": 0, "icount": true}}"#).unwrap();
     let run = |flags: &[&str]| {
-        let command =
-            Command::new(ADJUNCT).arg("run").arg("--config").arg(config.path()).args(flags).output();
-        verdict(&command.unwrap())
+        verdict(&command().arg("run").arg("--config").arg(config.path()).args(flags).output().unwrap())
     };
     assert_eq!(run(&["--cpus", "1"]), (Some(0), String::new()));
     assert_eq!(run(&[]).0, Some(2));
@@ -229,8 +240,9 @@ fn at_a_terminal(typed: &[u8], during: &str) -> (String, bool) {
         "stty -g >before; exec 3<&0
         (until [ -f pid ] && [ \"$(stty -g <&3)\" != \"$(cat before)\" ]; do sleep 0.02; done
          pid=$(cat pid); touch raw; {during}) &
-        sh -c 'echo $$ >p; mv p pid; exec {ADJUNCT} run --kernel {} --memory 1M'
+        sh -c 'echo $$ >p; mv p pid; exec {} run --kernel {} --memory 1M'
         echo $? >status; stty -g >after",
+        program().join(" "),
         kernel.path().display()
     );
     let mut child = Command::new("script")
@@ -257,6 +269,9 @@ fn the_terminal_is_given_back() {
     assert_eq!(at_a_terminal(b"\x03hello\x01h\x01x", ":"), ("4".into(), true));
     assert_eq!(at_a_terminal(b"", "kill -TERM $pid"), ("4".into(), true));
     for (signal, status) in [("SEGV", 139), ("ABRT", 134), ("HUP", 4)] {
+        if signal == "ABRT" && program().len() > 1 {
+            continue; // QEMU's user emulation keeps this signal to itself.
+        }
         assert_eq!(
             at_a_terminal(b"", &format!("kill -{signal} $pid")),
             (status.to_string(), true),
