@@ -34,6 +34,16 @@ impl Matrix {
         Self { apm: self.apm & other.apm, aqm: self.aqm & other.aqm, adm: self.adm & other.adm }
     }
 
+    /// What this configuration holds and `other` does not, mask by mask.
+    #[must_use]
+    pub fn minus(&self, other: &Self) -> Self {
+        Self {
+            apm: self.apm.minus(other.apm),
+            aqm: self.aqm.minus(other.aqm),
+            adm: self.adm.minus(other.adm),
+        }
+    }
+
     /// The queues that both configurations hold. Control domains may be shared and do not count.
     pub fn shared_apqns(&self, other: &Self) -> impl Iterator<Item = Apqn> + use<> {
         self.and(other).apqns()

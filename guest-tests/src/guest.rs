@@ -5,17 +5,15 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use ::ap::card::OpensslRandom;
-use ::ap::{ApMachine, GuestAp, GuestCrycb, Hardware, Notifier};
+use ::ap::GuestCrycb;
+use ::ap::host::ApHost;
 use cpu::CpuModel;
-use crycb::{Crycb, CrycbFormat, Matrix, QciFlags};
-use machine::{
-    Clock, Error, Exit, HostClock, Operand, Outcome, Post, ResetKind, Storage, Vcpu, VcpuState, Vm,
-};
+use crycb::Matrix;
+use machine::{Clock, HostClock, Storage, Vcpu, VcpuState, Vm};
 use uuid::Uuid;
 use vmm::devices::{Attachment, Connections, Devices};
 use vmm::{Board, Boot, Control, End, Identity, Options, Output, Parts, WatchdogAction};
-use zarch::{AbsoluteAddress, ProgramInterruption, Psw, RealAddress, lowcore, psw_bits};
+use zarch::{AbsoluteAddress, Psw, lowcore, psw_bits};
 
 use crate::Program;
 
@@ -33,11 +31,8 @@ const UNEXPECTED: u64 = 0xbad;
 pub enum Ap {
     /// None, and no AP instructions.
     None,
-    /// Those of a mediated device of the built-in host, wired by `vmm`.
+    /// Those of a mediated device of the built-in host.
     Mdev(&'static str),
-    /// The same, but with the CRYCB in the test's hands. The hardware and the wiring are the same, only
-    /// made here, since a board keeps its devices to itself.
-    Crycb(&'static str),
 }
 
 /// A machine with a program in its storage, ready to run.
@@ -47,7 +42,6 @@ pub struct Guest {
     control: Arc<Control>,
     board: Arc<Board>,
     cpus: Vec<Box<dyn Vcpu>>,
-    crycb: Option<Arc<GuestCrycb>>,
 }
 
 impl Guest {
@@ -60,7 +54,7 @@ impl Guest {
         image.write_all(&[0, 8, 0, 0, 0x80, 0, 0, 8, 7, 7]).expect("the host has room for 10 bytes");
         let mdev = match ap {
             Ap::None => None,
-            Ap::Mdev(uuid) | Ap::Crycb(uuid) => Some(uuid.into()),
+            Ap::Mdev(uuid) => Some(uuid.into()),
         };
         let options = Options { kernel: Some(image.path().into()), ap_mdev: mdev, ..Options::default() };
         let config = vmm::Config { cpus, ..options.resolve().expect("the configuration is good") };
@@ -75,17 +69,6 @@ impl Guest {
         let vm: Arc<dyn Vm> = Arc::new(machine);
 
         let attachment = Attachment::of(&config).expect("the built-in host has the device");
-        let mut crycb = None;
-        let attachment = match (ap, attachment) {
-            (Ap::Crycb(_), Some(attachment)) => {
-                let ap = Arc::new(OwnAp::new(&attachment, &storage, &vm, &clock, facilities));
-                crycb = Some(ap.guest.crycb.clone());
-                let wrap = |cpu| Box::new(CpuWithAp { cpu, ap: ap.clone() }) as Box<dyn Vcpu>;
-                cpus = cpus.into_iter().map(wrap).collect();
-                None
-            }
-            (_, attachment) => attachment,
-        };
         let output = Output::new(Box::new(std::io::sink())).expect("the host has a thread");
         let to = Connections {
             storage: storage.clone(),
@@ -114,7 +97,7 @@ impl Guest {
         let board = Arc::new(board.expect("the host has a timer"));
         board.start(&mut *cpus[0]).expect("ten bytes fit");
 
-        let mut guest = Self { storage, vm, control, board, cpus, crycb };
+        let mut guest = Self { storage, vm, control, board, cpus };
         guest.write(program.origin, &program.bytes);
         for (label, at) in [
             ("restart", lowcore::RESTART_NEW_PSW),
@@ -156,7 +139,7 @@ impl Guest {
 
     /// Starts a thread for each CPU.
     pub fn start(self) -> Running {
-        let Self { storage, vm, control, board, cpus, crycb } = self;
+        let Self { storage, vm, control, board, cpus } = self;
         let spawn = |mut cpu: Box<dyn Vcpu>| {
             let board = board.clone();
             std::thread::spawn(move || {
@@ -165,7 +148,7 @@ impl Guest {
             })
         };
         let cpus = cpus.into_iter().map(spawn).collect();
-        Running { storage, vm, control, board, crycb, cpus }
+        Running { storage, vm, control, board, cpus }
     }
 
     /// Runs the program to its end.
@@ -181,7 +164,6 @@ pub struct Running {
     vm: Arc<dyn Vm>,
     control: Arc<Control>,
     board: Arc<Board>,
-    crycb: Option<Arc<GuestCrycb>>,
     cpus: Vec<JoinHandle<VcpuState>>,
 }
 
@@ -198,16 +180,31 @@ impl Running {
         self.storage.write(AbsoluteAddress(at), bytes).expect("inside the storage");
     }
 
+    /// The guest's CRYCB.
+    ///
+    /// # Panics
+    /// The guest has no AP.
+    pub fn crycb(&self) -> &Arc<GuestCrycb> {
+        self.board.devices().crypto().expect("a guest with AP").crycb()
+    }
+
+    /// The guest's AP host.
+    ///
+    /// # Panics
+    /// The guest has no AP.
+    pub fn ap_host(&self) -> &Arc<ApHost> {
+        self.board.devices().crypto().expect("a guest with AP").host()
+    }
+
     /// Replaces one byte of the CRYCB, with the CPUs held off, and nothing else.
     pub fn set_crycb_byte(&self, at: u8, change: impl Fn(u8) -> u8) {
-        let crycb = self.crycb.as_ref().expect("a guest with Ap::Crycb");
+        let crycb = self.crycb();
         self.vm.with_cpus_held(&mut || crycb.set_byte(at, change(crycb.byte(at))));
     }
 
     /// Lets the guest reach `matrix` from now on, as plug and unplug do.
     pub fn replace_crycb(&self, matrix: &Matrix) {
-        let replaced = self.board.devices().replace_crycb(&*self.vm, matrix);
-        assert!(replaced, "a guest with Ap::Mdev");
+        self.board.devices().crypto().expect("a guest with AP").guest().set_masks(matrix);
     }
 
     /// Waits until `reached` says so of this guest. Panics when the guest ends or takes too long.
@@ -283,99 +280,4 @@ impl Ended {
 #[track_caller]
 fn doubleword(storage: &Storage, at: u64) -> u64 {
     u64::from_be_bytes(storage.read_array(AbsoluteAddress(at)).expect("inside the storage"))
-}
-
-/// AP as `vmm` wires it, with a CRYCB that the test can reach.
-struct OwnAp {
-    machine: Arc<ApMachine>,
-    guest: GuestAp,
-}
-
-impl OwnAp {
-    fn new(
-        attachment: &Attachment,
-        storage: &Arc<Storage>,
-        vm: &Arc<dyn Vm>,
-        clock: &Arc<dyn Clock>,
-        facilities: zarch::FacilityList,
-    ) -> Self {
-        let hardware = Hardware::of(&attachment.host);
-        let format = CrycbFormat::choose(true, hardware.qci.flags.has(QciFlags::APXA));
-        let crycb = Arc::new(GuestCrycb::new(&Crycb::new(format, &attachment.matrix)));
-        let post: Arc<dyn Post> = vm.clone();
-        let notifier = Notifier { storage: storage.clone(), post };
-        let machine = ApMachine::new(hardware, clock.clone(), Arc::new(OpensslRandom));
-        let machine = machine.expect("the host has threads");
-        Self { machine, guest: GuestAp { crycb, facilities, notifier } }
-    }
-}
-
-/// A CPU whose AP instructions are answered here instead of by the board.
-struct CpuWithAp {
-    cpu: Box<dyn Vcpu>,
-    ap: Arc<OwnAp>,
-}
-
-impl Vcpu for CpuWithAp {
-    fn run(&mut self) -> Result<Exit, Error> {
-        loop {
-            let exit = self.cpu.run()?;
-            match self.ap.machine.execute(&mut *self.cpu, &exit, &self.ap.guest) {
-                Some(outcome) => self.cpu.finish(outcome),
-                None => return Ok(exit),
-            }
-        }
-    }
-
-    fn address(&self) -> u16 {
-        self.cpu.address()
-    }
-
-    fn finish(&mut self, outcome: Outcome) {
-        self.cpu.finish(outcome);
-    }
-
-    fn instruction_length(&self) -> u8 {
-        self.cpu.instruction_length()
-    }
-
-    fn gr(&self, r: u8) -> u64 {
-        self.cpu.gr(r)
-    }
-
-    fn set_gr(&mut self, r: u8, value: u64) {
-        self.cpu.set_gr(r, value);
-    }
-
-    fn state(&self) -> VcpuState {
-        self.cpu.state()
-    }
-
-    fn set_state(&mut self, state: &VcpuState) {
-        self.cpu.set_state(state);
-    }
-
-    fn set_operating(&mut self, operating: bool) {
-        self.cpu.set_operating(operating);
-    }
-
-    fn reset(&mut self, kind: ResetKind) {
-        self.cpu.reset(kind);
-    }
-
-    fn fetch(&mut self, from: Operand, buffer: &mut [u8]) -> Result<(), ProgramInterruption> {
-        self.cpu.fetch(from, buffer)
-    }
-
-    fn store(&mut self, to: Operand, bytes: &[u8]) -> Result<(), ProgramInterruption> {
-        self.cpu.store(to, bytes)
-    }
-
-    fn probe_store(&mut self, to: Operand, length: u64) -> Result<(), ProgramInterruption> {
-        self.cpu.probe_store(to, length)
-    }
-
-    fn absolute(&self, real: RealAddress) -> AbsoluteAddress {
-        self.cpu.absolute(real)
-    }
 }

@@ -111,7 +111,7 @@ const ROUNDS: u64 = 50;
 fn check(byte: u8, bit: u8, qci_byte: u8) {
     let source = PROGRAM.replace("QCI_BYTE", &qci_byte.to_string()).replace("QCI_BIT", &bit.to_string());
     let program = assemble(0x2000, &source.replace("FIRST", "0x0504").replace("SECOND", "0x06ab"));
-    let guest = Guest::new(&program, 1, Ap::Crycb(MDEV)).start();
+    let guest = Guest::new(&program, 1, Ap::Mdev(MDEV)).start();
     let counters = |phase: u64| program.label("counters") + phase * 256;
     let go_on = |guest: &Running, phase: u64| {
         let before = guest.doubleword(counters(phase) + 0xf8);

@@ -5,7 +5,6 @@ mod crypto;
 use std::io;
 use std::sync::Arc;
 
-use crycb::Matrix;
 use css::Css;
 use machine::{Clock, Exit, Outcome, Post, Storage, Vcpu, Vm};
 use sclp::{Console, ConsoleSink, Consoles, Sclp};
@@ -32,7 +31,7 @@ pub struct Connections {
 pub struct Devices {
     sclp: Sclp,
     console: Console,
-    css: Css,
+    css: Arc<Css>,
     crypto: Option<Crypto>,
 }
 
@@ -40,8 +39,8 @@ impl Devices {
     /// The devices that `config` asks for, with the crypto queues of `attachment`.
     pub fn new(config: &Config, attachment: Option<Attachment>, to: Connections) -> io::Result<Self> {
         let (sclp, console) = service_processor(config, &to);
-        let css = channel_subsystem();
-        let crypto = attachment.map(|attachment| crypto_queues(&attachment, to)).transpose()?;
+        let css = Arc::new(channel_subsystem());
+        let crypto = attachment.map(|attachment| crypto_queues(&attachment, to, css.clone())).transpose()?;
         Ok(Self { sclp, console, css, crypto })
     }
 
@@ -90,14 +89,6 @@ impl Devices {
     pub fn crypto(&self) -> Option<&Crypto> {
         self.crypto.as_ref()
     }
-
-    /// Lets the guest reach `matrix` from now on, and tells it so; false when it has no AP.
-    pub fn replace_crycb(&self, vm: &dyn Vm, matrix: &Matrix) -> bool {
-        let Some(crypto) = &self.crypto else { return false };
-        crypto.replace(vm, matrix);
-        self.css.ap_config_changed(vm);
-        true
-    }
 }
 
 fn service_processor(config: &Config, to: &Connections) -> (Sclp, Console) {
@@ -114,6 +105,7 @@ fn channel_subsystem() -> Css {
     Css::new(css::Config::default())
 }
 
-fn crypto_queues(attachment: &Attachment, to: Connections) -> io::Result<Crypto> {
-    Crypto::new(attachment, to.storage, to.vm, to.clock, to.facilities)
+fn crypto_queues(attachment: &Attachment, to: Connections, css: Arc<Css>) -> io::Result<Crypto> {
+    let Connections { storage, vm, clock, facilities, .. } = to;
+    Crypto::new(attachment, crypto::To { storage, vm, clock, facilities, css })
 }

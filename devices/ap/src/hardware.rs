@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use crate::card::{Card, Random, emulate};
 use crate::guest::{GuestAp, Notifier};
-use crate::host::ApHost;
+use crate::host::{Installed, Lpar};
 use crate::pool::Pool;
 use crate::queue::{AdapterState, Dequeue, Queue, QueueStatistics, Target};
 use crate::status::{QueueInformation, ResponseCode, Status};
@@ -25,10 +25,10 @@ pub struct Hardware {
 }
 
 impl Hardware {
-    /// The cards of a simulated AP host.
-    pub fn of(host: &ApHost) -> Self {
-        let adapters = host.adapters().iter().map(|adapter| (adapter.apid, emulate(adapter))).collect();
-        Self { qci: host.qci(), adapters }
+    /// The cards of an AP configuration.
+    pub fn of(lpar: &Lpar) -> Self {
+        let card = |installed: &Installed| (installed.adapter.apid, emulate(&installed.adapter));
+        Self { qci: lpar.qci(), adapters: lpar.adapters().map(card).collect() }
     }
 }
 
@@ -102,6 +102,11 @@ impl ApMachine {
     /// [`reset`](Self::reset) does.
     pub fn zeroize(&self, apqn: Apqn) -> Status {
         self.reset(apqn)
+    }
+
+    /// As [`zeroize`](Self::zeroize), but with virtual time at once.
+    pub(crate) fn zeroize_by_host(&self, apqn: Apqn) -> Status {
+        self.with_queue(apqn, Queue::reset_by_host)
     }
 
     /// The guest's subsystem reset: [resets](Self::reset) every queue that its CRYCB names.
@@ -196,8 +201,12 @@ mod tests {
     #[test]
     fn a_simulated_host() {
         let random = Arc::new(SeededRandom::new(1));
-        let machine =
-            ApMachine::new(Hardware::of(&ApHost::builtin()), Arc::new(HostClock::new()), random).unwrap();
+        let machine = ApMachine::new(
+            Hardware::of(&Lpar::of(&crate::host::Description::builtin())),
+            Arc::new(HostClock::new()),
+            random,
+        )
+        .unwrap();
         let matrix = machine.qci().matrix;
         assert_eq!((matrix.apm, matrix.aqm), (mask(&[5, 6, 0x0a]), mask(&[4, 0x47, 0xab, 0xff])));
         for (apid, mode) in [(5, Mode::Cca), (6, Mode::Accelerator), (0x0a, Mode::Ep11)] {

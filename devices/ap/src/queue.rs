@@ -247,6 +247,16 @@ impl Queue {
         self.word(&state, code)
     }
 
+    /// A reset on the host's behalf. With virtual time it ends at once: the host's time is another, and while the host waits
+    /// no instruction may be executed that would let the guest's go on.
+    pub(crate) fn reset_by_host(&self) -> Status {
+        let status = self.reset();
+        if self.virtual_time {
+            self.lock().reset_until = None;
+        }
+        status
+    }
+
     pub(crate) fn set_adapter_state(&self, adapter: AdapterState) {
         let mut state = self.lock();
         if adapter == state.adapter {

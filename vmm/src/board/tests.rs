@@ -3,7 +3,8 @@ use crate::config::Options;
 use crate::console::Output;
 use crate::devices::{Attachment, Connections};
 use crate::scripted::{Call, ScriptedCpu, ScriptedVm};
-use crycb::Matrix;
+use ap::host::Attribute;
+use crycb::Apqn;
 use machine::{HostClock, Operand};
 use std::io::Write;
 use uuid::Uuid;
@@ -312,15 +313,19 @@ fn crypto_queues() {
     let cc = Outcome::ConditionCode;
     assert_eq!([0x0504, 0x06ab, 0x0547, 0x0a04].map(tapq), [(cc(0), 0), (cc(0), 0), (cc(3), 1), (cc(3), 1)]);
 
-    let matrix = Matrix { apm: crycb::Mask256::EMPTY.with(5), ..crypto.crycb().crycb().view().matrix() };
-    assert!(bench.board.devices.replace_crycb(&*bench.vm, &matrix));
+    bench.vm.take_calls();
+    let mdev = "62177883-f1bb-47f0-914d-32a22e3a8804".parse().unwrap();
+    crypto.host().write(mdev, &Attribute::UnassignAdapter("6".into())).unwrap();
     assert_eq!(bench.vm.take_calls(), [Call::Held, Call::Post(machine::Floating::ChannelReport)]);
     assert_eq!([0x0504, 0x06ab].map(tapq), [(cc(0), 0), (cc(3), 1)]);
 
-    // A reset of the machine resets its queues, which takes the cards a moment of virtual time.
+    // A reset of the machine resets its queues, and waits until they have come back.
+    bench.answer(&[(0, 0x4000_0504), (2, 0), (4, 0x3000), (5, 8)], &[Exit::Nqap { r1: 2, r2: 4 }]);
+    assert_eq!(crypto.machine().statistics(Apqn(0x0504)).unwrap().discards, 0);
     bench.diagnose(0x308, 2, 4, &[(4, 3)]);
-    assert_eq!(tapq(0x0504), (cc(3), 2));
-    assert!(!self::bench().board.devices.replace_crycb(&*bench.vm, &matrix), "no AP");
+    assert_eq!(tapq(0x0504), (cc(0), 0));
+    assert_eq!(crypto.machine().statistics(Apqn(0x0504)).unwrap().discards, 1);
+    assert!(self::bench().board.devices.crypto().is_none(), "no AP");
 }
 
 #[test]

@@ -40,6 +40,11 @@ pub struct Description {
 }
 
 impl Description {
+    /// The description that is used if no other is given.
+    pub fn builtin() -> Self {
+        Self::from_json(BUILTIN).expect("the built-in description is tested")
+    }
+
     /// Reads and checks a description.
     ///
     /// # Errors

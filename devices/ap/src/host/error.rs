@@ -57,14 +57,18 @@ pub enum HostError {
     },
 
     /// Queues that the host's default drivers own.
-    #[error("mdev {mdev}: {} owned by the host's default drivers; free the adapters by writing {:?} to apmask, \
-             or the domains by writing {:?} to aqmask", are(queues), Removal(&queues.apm).to_string(),
-            Removal(&queues.aqm).to_string())]
+    #[error(
+        "mdev {mdev}: {} owned by the host's default drivers; {}",
+        are(queues),
+        owner_remedy(queues, overridden)
+    )]
     HostOwned {
         /// The device.
         mdev: Uuid,
         /// The queues, adapters x domains.
         queues: Box<Matrix>,
+        /// The override, when a queue is theirs by its `driver_override` and not by the masks.
+        overridden: Option<String>,
     },
 
     /// Queues that another mediated device has.
@@ -80,7 +84,7 @@ pub enum HostError {
     },
 
     /// No mediated device of this name.
-    #[error("no mdev {uuid}; the AP host has {}", list(known.iter(), "none; describe one under mdevs"))]
+    #[error("no mdev {uuid}; the AP host has {}", list(known.iter(), "none; create one"))]
     UnknownMdev {
         /// The name.
         uuid: Uuid,
@@ -96,23 +100,131 @@ pub enum HostError {
     #[error("mdev {0} is not in use by a guest")]
     NotAttached(Uuid),
 
-    /// No such queue is bound to vfio_ap.
-    #[error("queue {0} is not bound to vfio_ap")]
-    NotBound(Apqn),
+    /// There is a mediated device of this name.
+    #[error("mdev {0} exists already; choose another UUID or remove it first")]
+    MdevExists(Uuid),
+
+    /// `available_instances` is zero.
+    #[error("the host has 65536 mdevs, its most; remove one first")]
+    TooManyMdevs,
+
+    /// A VM has one mediated device already.
+    #[error("mdev {mdev}: the VM has mdev {other} already, and a VM can have one; detach that one first")]
+    SecondMdev {
+        /// The device asked for.
+        mdev: Uuid,
+        /// The one it has.
+        other: Uuid,
+    },
+
+    /// The guest was asked to give the device back and did not.
+    #[error("mdev {0}: its guest did not give it back when asked; end that guest")]
+    NotReleased(Uuid),
+
+    /// A reset did not end well.
+    #[error("mdev {mdev}: {} not been reset (response code {code:02x}); try again later", have(queues))]
+    ResetFailed {
+        /// The device.
+        mdev: Uuid,
+        /// The queues.
+        queues: Vec<Apqn>,
+        /// The response code of the first of them.
+        code: u8,
+    },
+
+    /// A mask write would take queues from mediated devices.
+    #[error("write to {attribute}: {} assigned to mdev {mdev}; unassign the adapters ({}) or the domains ({}) from it first",
+            are(queues), Numbers(&queues.apm), Numbers(&queues.aqm))]
+    MaskInUse {
+        /// `apmask` or `aqmask`.
+        attribute: &'static str,
+        /// The device.
+        mdev: Uuid,
+        /// The queues, adapters x domains.
+        queues: Box<Matrix>,
+    },
+
+    /// A mask write while a queue has a driver override.
+    #[error(
+        "write to {attribute}: queue {apqn} has driver_override {driver:?}, which excludes masks; clear it first"
+    )]
+    OverridesSet {
+        /// `apmask` or `aqmask`.
+        attribute: &'static str,
+        /// A queue with an override.
+        apqn: Apqn,
+        /// The override.
+        driver: String,
+    },
+
+    /// A driver override while a mask is not all ones.
+    #[error(
+        "driver_override of queue {0}: apmask and aqmask are in use, which excludes overrides; write all ones \
+             (+0-255) to both first"
+    )]
+    MasksInUse(Apqn),
+
+    /// There is no such queue device.
+    #[error("no queue {0} on the AP bus")]
+    NoQueue(Apqn),
+
+    /// The queue is bound to a driver already.
+    #[error("queue {apqn} is bound to {driver} already; unbind it first")]
+    Bound {
+        /// The queue.
+        apqn: Apqn,
+        /// The driver it is bound to.
+        driver: &'static str,
+    },
+
+    /// The queue is not bound to any driver.
+    #[error("queue {0} is bound to no driver")]
+    Unbound(Apqn),
+
+    /// The masks or an override keep the driver from the queue.
+    #[error("queue {apqn} is not for driver {driver}: {reason}")]
+    WrongDriver {
+        /// The queue.
+        apqn: Apqn,
+        /// The driver asked for.
+        driver: &'static str,
+        /// What decides, and what changes it.
+        reason: String,
+    },
+
+    /// The machine has no such adapter or domain, or has it already.
+    #[error("{0}")]
+    Configuration(String),
+
+    /// What another process refused: the AP host's daemon, or the kernel.
+    #[error("{message}")]
+    Remote {
+        /// The name of the error number.
+        errno: String,
+        /// What it said.
+        message: String,
+    },
 }
 
 impl HostError {
     /// The name of the error number with which Linux refuses the same.
-    pub const fn errno(&self) -> &'static str {
+    pub fn errno(&self) -> &str {
         match self {
             Self::Json(_) | Self::Description(_) | Self::Mask { .. } | Self::Value { .. } => "EINVAL",
-            Self::AboveMaximum { .. } => "ENODEV",
+            Self::OverridesSet { .. } | Self::MasksInUse(_) => "EINVAL",
+            Self::AboveMaximum { .. } | Self::NoQueue(_) | Self::Configuration(_) => "ENODEV",
+            Self::WrongDriver { .. } | Self::Unbound(_) => "ENODEV",
+            Self::MdevExists(_) => "EEXIST",
+            Self::TooManyMdevs => "EUSERS",
+            Self::SecondMdev { .. } => "EPERM",
+            Self::NotReleased(_) | Self::MaskInUse { .. } | Self::Bound { .. } => "EBUSY",
+            Self::ResetFailed { .. } => "EIO",
+            Self::Remote { errno, .. } => errno,
             Self::HostOwned { .. } => "EADDRNOTAVAIL",
             Self::Shared { .. } => "EADDRINUSE",
             Self::UnknownMdev { .. } => "ENOENT",
             Self::Attached(_) => "EBUSY",
             Self::NotAttached(_) => "EINVAL",
-            Self::NotBound(_) => "ENODEV",
         }
     }
 }
@@ -126,6 +238,23 @@ fn are(queues: &Matrix) -> String {
         1 => format!("queue {names} is"),
         2..=NAMED => format!("queues {names} are"),
         _ => format!("queues {names} and {} more are", count - NAMED),
+    }
+}
+
+/// "queue 05.0004 has" or "queues 05.0004, 05.00ab have".
+fn have(queues: &[Apqn]) -> String {
+    let verb = if queues.len() == 1 { "queue" } else { "queues" };
+    format!("{verb} {} {}", list(queues.iter(), ""), if queues.len() == 1 { "has" } else { "have" })
+}
+
+fn owner_remedy(queues: &Matrix, overridden: &Option<String>) -> String {
+    match overridden {
+        Some(driver) => format!("its driver_override is {driver:?}; clear it or write vfio_ap to it"),
+        None => format!(
+            "free the adapters by writing {:?} to apmask, or the domains by writing {:?} to aqmask",
+            Removal(&queues.apm).to_string(),
+            Removal(&queues.aqm).to_string()
+        ),
     }
 }
 

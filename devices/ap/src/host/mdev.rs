@@ -2,7 +2,7 @@
 
 use super::HostError;
 use super::number;
-use crycb::{Mask256, Matrix, Qci};
+use crycb::{Mask256, Matrix};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -57,8 +57,8 @@ pub enum Attribute {
 
 /// What the rules of assignment ask about the rest of the host.
 pub(super) trait Surroundings {
-    /// The machine's configuration, for the highest numbers.
-    fn qci(&self) -> Qci;
+    /// The highest adapter and domain number that the machine can have.
+    fn highest(&self) -> (u8, u8);
 
     /// Refuses a matrix with a queue that the default drivers own or another mediated device has.
     fn check_owners(&self, mdev: Uuid, matrix: &Matrix) -> Result<(), HostError>;
@@ -67,55 +67,86 @@ pub(super) trait Surroundings {
 /// A mediated device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mdev {
-    // Configuration.
-    uuid: Uuid,
-    definition: MdevDefinition,
-
-    // State.
-    /// What is assigned; `None` until the device could be started.
-    pub(super) matrix: Option<Matrix>,
-    /// What the guest may reach, when there is a guest.
-    pub(super) guest: Option<Matrix>,
+    /// Its name.
+    pub uuid: Uuid,
+    /// What is assigned to it, which can be more than the host has; sysfs `matrix` and `control_domains`.
+    pub matrix: Matrix,
+    /// What its guest may reach, or would if there were one; sysfs `guest_matrix`. The driver's shadow APCB.
+    pub shadow: Matrix,
+    /// Of `matrix`, what the host's configuration gained in the bus scan that is going on.
+    pub(super) adding: Matrix,
+    /// The VM that has it open.
+    pub guest: Option<u64>,
 }
 
 impl Mdev {
-    pub(super) fn new(uuid: Uuid, definition: MdevDefinition) -> Self {
-        Self { uuid, definition, matrix: None, guest: None }
+    pub(super) fn new(uuid: Uuid) -> Self {
+        Self { uuid, matrix: Matrix::EMPTY, shadow: Matrix::EMPTY, adding: Matrix::EMPTY, guest: None }
     }
 
-    /// Its name.
-    pub fn uuid(&self) -> Uuid {
-        self.uuid
+    /// sysfs `matrix`: the queues, one a line; with adapters or domains alone, those.
+    pub fn matrix_text(&self) -> String {
+        matrix_text(&self.matrix)
     }
 
-    /// How it was defined.
-    pub fn definition(&self) -> &MdevDefinition {
-        &self.definition
+    /// sysfs `guest_matrix`, in the same form.
+    pub fn guest_matrix_text(&self) -> String {
+        matrix_text(&self.shadow)
     }
 
-    /// What is assigned to it, which can be more than the host has; sysfs `matrix` and `control_domains`. `None` while the
-    /// device cannot be started, because its definition breaks a rule: [`super::ApHost::attach`] tells which.
-    pub fn matrix(&self) -> Option<&Matrix> {
-        self.matrix.as_ref()
+    /// sysfs `control_domains`: the numbers, one a line.
+    pub fn control_domains_text(&self) -> String {
+        self.matrix.adm.iter().map(|n| format!("{n:04x}\n")).collect()
     }
 
-    /// What its guest may reach; sysfs `guest_matrix`. `None` without a guest.
-    pub fn guest(&self) -> Option<&Matrix> {
-        self.guest.as_ref()
+    /// sysfs `ap_config`: the three masks with commas between.
+    pub fn ap_config_text(&self) -> String {
+        let Matrix { apm, aqm, adm } = self.matrix;
+        format!("{apm},{aqm},{adm}\n")
     }
 
-    /// The matrix that the definition's writes make, one after the other, as mdevctl carries them out on a new device.
-    pub(super) fn assemble(&self, host: &impl Surroundings) -> Result<Matrix, HostError> {
-        self.definition
-            .attrs
-            .iter()
-            .try_fold(Matrix::EMPTY, |matrix, attribute| attribute.write(self.uuid, matrix, host))
+    /// The definition that makes the device anew, as `mdevctl list --dumpjson` prints one.
+    pub fn definition(&self) -> MdevDefinition {
+        let texts =
+            |mask: Mask256| mask.iter().map(|n| if n < 10 { n.to_string() } else { format!("{n:#x}") });
+        let attrs = texts(self.matrix.apm)
+            .map(Attribute::AssignAdapter)
+            .chain(texts(self.matrix.aqm).map(Attribute::AssignDomain))
+            .chain(texts(self.matrix.adm).map(Attribute::AssignControlDomain))
+            .collect();
+        MdevDefinition { mdev_type: MdevType::VfioApPassthrough, start: Start::Manual, attrs }
+    }
+}
+
+fn matrix_text(matrix: &Matrix) -> String {
+    let Matrix { apm, aqm, .. } = matrix;
+    if aqm.is_empty() {
+        apm.iter().map(|n| format!("{n:02x}.\n")).collect()
+    } else if apm.is_empty() {
+        aqm.iter().map(|n| format!(".{n:04x}\n")).collect()
+    } else {
+        matrix.apqns().map(|apqn| format!("{apqn}\n")).collect()
     }
 }
 
 impl Attribute {
+    /// The attribute of this sysfs name with a text to write; `None` when no attribute that can be written has it.
+    pub fn named(name: &str, text: &str) -> Option<Self> {
+        let make = match name {
+            "assign_adapter" => Self::AssignAdapter,
+            "unassign_adapter" => Self::UnassignAdapter,
+            "assign_domain" => Self::AssignDomain,
+            "unassign_domain" => Self::UnassignDomain,
+            "assign_control_domain" => Self::AssignControlDomain,
+            "unassign_control_domain" => Self::UnassignControlDomain,
+            "ap_config" => Self::ApConfig,
+            _ => return None,
+        };
+        Some(make(text.to_owned()))
+    }
+
     /// The attribute's name, with the text written to it.
-    fn parts(&self) -> (&'static str, &str) {
+    pub fn parts(&self) -> (&'static str, &str) {
         match self {
             Self::AssignAdapter(text) => ("assign_adapter", text),
             Self::UnassignAdapter(text) => ("unassign_adapter", text),
@@ -136,15 +167,21 @@ impl Attribute {
     }
 
     /// What the write makes of `matrix`.
-    fn write(&self, mdev: Uuid, mut matrix: Matrix, host: &impl Surroundings) -> Result<Matrix, HostError> {
-        let qci = host.qci();
+    pub(super) fn write(
+        &self,
+        mdev: Uuid,
+        mut matrix: Matrix,
+        host: &impl Surroundings,
+    ) -> Result<Matrix, HostError> {
+        let before = matrix;
+        let (max_apid, max_apqi) = host.highest();
         let limited = |kind, number, max| match u8::try_from(number) {
             Ok(n) if n <= max => Ok(n),
             _ => Err(HostError::AboveMaximum { mdev, kind, number, max }),
         };
-        let adapter = |number| limited("adapter", number, qci.max_apid());
-        let domain = |number| limited("domain", number, qci.max_apqi());
-        let control_domain = |number| limited("control domain", number, qci.max_apqi());
+        let adapter = |number| limited("adapter", number, max_apid);
+        let domain = |number| limited("domain", number, max_apqi);
+        let control_domain = |number| limited("control domain", number, max_apqi);
 
         match self {
             Self::AssignAdapter(_) => matrix.apm.set(adapter(self.number(mdev)?)?),
@@ -156,6 +193,7 @@ impl Attribute {
             Self::ApConfig(_) => matrix = self.masks(mdev)?,
         }
         match self {
+            Self::AssignAdapter(_) | Self::AssignDomain(_) if matrix == before => {}
             Self::AssignAdapter(_) | Self::AssignDomain(_) => host.check_owners(mdev, &matrix)?,
             Self::ApConfig(_) => {
                 host.check_owners(mdev, &matrix)?;
@@ -199,21 +237,20 @@ impl Attribute {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crycb::QciFlags;
 
     /// A machine with adapters up to 0x3f and domains up to 0x54 whose default drivers own 07.0001.
     struct Host;
 
     impl Surroundings for Host {
-        fn qci(&self) -> Qci {
-            Qci { flags: QciFlags::APXA, na: 0x3f, nd: 0x54, matrix: Matrix::EMPTY }
+        fn highest(&self) -> (u8, u8) {
+            (0x3f, 0x54)
         }
 
         fn check_owners(&self, mdev: Uuid, matrix: &Matrix) -> Result<(), HostError> {
             let own = Mask256::EMPTY;
             let queues = matrix.and(&Matrix { apm: own.with(7), aqm: own.with(1), adm: own });
             if queues.apqns().count() > 0 {
-                Err(HostError::HostOwned { mdev, queues: queues.into() })
+                Err(HostError::HostOwned { mdev, queues: queues.into(), overridden: None })
             } else {
                 Ok(())
             }
@@ -223,8 +260,10 @@ mod tests {
     /// Starts a device with these attributes: adapters, domains and control domains then, or the errno.
     fn check(attrs: &str, want: Result<[&[u8]; 3], &str>) {
         let json = format!(r#"{{"mdev_type": "vfio_ap-passthrough", "attrs": [{attrs}]}}"#);
-        let mdev = Mdev::new(Uuid::nil(), serde_json::from_str(&json).expect(attrs));
-        match (mdev.assemble(&Host), want) {
+        let definition: MdevDefinition = serde_json::from_str(&json).expect(attrs);
+        let assembled =
+            definition.attrs.iter().try_fold(Matrix::EMPTY, |matrix, a| a.write(Uuid::nil(), matrix, &Host));
+        match (assembled, want) {
             (Ok(got), Ok(want)) => {
                 let mask = |numbers: &[u8]| numbers.iter().copied().collect();
                 let [apm, aqm, adm] = want.map(mask);

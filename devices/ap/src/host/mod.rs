@@ -1,268 +1,468 @@
 //! The simulated AP host: a machine's cards, and what the Linux on it does with their queues.
 //!
-//! [`ApHost`] is made from a [`Description`] (JSON, see `docs/ap-host.md`). It knows which queues exist (adapters x usage
-//! domains), which driver each is bound to, and the mediated devices with their matrices, and it applies the rules of
-//! Linux's AP bus and vfio_ap driver: nobody is given a queue that the host's default drivers own or that another mediated
-//! device has, and a guest gets of its mediated device's matrix what the filter leaves ([`crycb::filter`]).
+//! [`ApHost`] is made from a [`Description`] (JSON, see `docs/ap-host.md`) and the [`Machine`] below it. Its operations are the
+//! sysfs writes of the vfio_ap documentation, with their names, texts and error numbers, and what a support element does.
 //!
-//! It decides and remembers; it has no queue contents and executes nothing. The caller writes the guest's CRYCB, carries out
-//! the resets that [`ApHost::detach`] lists, and reports them with [`ApHost::record_reset`].
+//! * [`Bus`]: cards, queues, and the driver each queue is bound to; the bus scan.
+//! * [`Permissions`]: `apmask`, `aqmask`, `driver_override`.
+//! * [`VfioAp`]: mediated devices, their matrices, and the rules by which events change their guests' APCBs. Pure.
+//! * [`ApHost`]: all of them behind locks, with the guests.
 //!
-//! Deliberately absent: a second copy of what a *running* guest may reach. The CRYCB is the authority there;
-//! [`Mdev::guest`] is what was last ordered, as vfio_ap's shadow APCB is.
+//! Locks, outermost first: bus, ap_attr (permissions), guests, a guest's VM, its PQAP hook, mdevs (vfio_ap). Except for the
+//! first, which stands for the bus's scan mutex and device locks, they are the kernel's, in the kernel's order; taking them in
+//! another order panics in tests ([`crate::lock`]).
+//!
+//! *Invariants*, at every moment: no queue is in two guests' APCBs; none is in an APCB that is not bound to vfio_ap, that the
+//! host's configuration does not have, or whose last reset has not ended well. Nobody waits for a reset with a lock held
+//! that another guest's queues need. A guest is told once about everything that one operation changed.
+//!
+//! Deliberately absent: queue contents, and a second copy of what a *running* guest may reach. Its CRYCB is the authority
+//! there; [`Mdev::shadow`] is what was last ordered, as vfio_ap's shadow APCB is.
 
 #![forbid(unsafe_code)]
 
 mod adapter;
+mod bus;
 mod description;
 mod error;
+mod events;
+mod lpar;
+mod machine;
 mod mdev;
 mod number;
+mod operation;
+mod permissions;
+mod simulated;
+mod snapshot;
+mod steps;
+mod vfio_ap;
 
 pub use adapter::{
     Adapter, Card, Cca, Ep11, Ep11Module, FirmwareVersion, Generation, HeldKey, MasterKey, MasterKeys,
     NewKey, NewWrappingKey, OpModes, WrappingKeys,
 };
+pub use bus::{Bus, CardDevice, QueueDevice};
 pub use description::Description;
 pub use error::HostError;
+pub use events::{Event, EventKind, WAITING};
+pub use lpar::{Condition, Installed, Lpar, LparChange};
+pub use machine::{IdealMachine, Machine};
 pub use mdev::{Attribute, Mdev, MdevDefinition, MdevType, Start};
-pub use number::Pattern;
+pub use number::{Number, Pattern};
+pub use operation::Operation;
+pub use permissions::{Driver, MaskAttribute, Permissions};
+pub use snapshot::{AdapterIdentity, AdapterState, MdevState, QueueState, Snapshot};
+pub use vfio_ap::{BoundQueue, Effects, MAX_MDEVS, QueueStatus, VfioAp};
 
-use crycb::filter::filter;
-use crycb::{Apid, Apqn, Mask256, Matrix, Qci};
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+
+use crycb::{Apqn, Matrix, Qci};
 use uuid::Uuid;
 
-/// A simulated host with its cards.
-#[derive(Clone, Debug)]
+use crate::lock::{Rank, RankedMutex};
+use events::Events;
+use steps::Steps;
+
+/// How long vfio_ap lets pass between two looks at a reset in progress.
+pub const RESET_INTERVAL: Duration = Duration::from_millis(20);
+/// How many looks before an operation stops waiting: two seconds.
+pub const RESET_LOOKS: u32 = 100;
+/// How many [`RESET_INTERVAL`]s a guest has to give a device back.
+const RELEASE_LOOKS: u32 = 250;
+
+/// A VM that has a mediated device open, as the host reaches it.
+pub trait Guest: Send + Sync {
+    /// Names the VM; a VM can have one mediated device.
+    fn id(&self) -> u64;
+
+    /// The VM's PQAP hook is there, or not any more.
+    fn set_hook(&self, present: bool);
+
+    /// Writes the APCB, with every CPU held off. Called with the host's locks held.
+    fn set_masks(&self, matrix: &Matrix);
+
+    /// The AP configuration changed, or an adapter's state: a channel report to the guest, an event to its operator. Called
+    /// once for everything that one operation changed, without locks.
+    fn config_changed(&self);
+
+    /// The host wants the device back (VFIO's request interruption): detach, soon. Called without locks.
+    fn request(&self);
+
+    /// Waits until what [`set_masks`](Self::set_masks) ordered has happened. False: the VM does not answer, and is taken for
+    /// gone. Called without locks.
+    fn confirm(&self) -> bool {
+        true
+    }
+}
+
+/// A guest in the host's list, and its VM lock.
+struct Slot {
+    guest: Arc<dyn Guest>,
+    vm: RankedMutex<()>,
+}
+
+type Guests = BTreeMap<Uuid, Arc<Slot>>;
+
+/// A simulated host with its cards. All methods may be called from any thread.
 pub struct ApHost {
     // Configuration, fixed at creation.
-    description: Description,
+    /// What the description defines; a device that could not be started then is tried again when a guest asks for it.
+    definitions: Vec<(Uuid, MdevDefinition)>,
 
-    // State.
-    /// The masks of the default drivers: a queue is theirs if both its bits are on.
-    apmask: Mask256,
-    aqmask: Mask256,
-    queues: BTreeMap<Apqn, Queue>,
-    /// In the order in which they are started.
-    mdevs: Vec<Mdev>,
-}
+    // Connections.
+    machine: Arc<dyn Machine>,
+    events: Events,
 
-/// A queue device on the host's AP bus.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Queue {
-    /// Its number.
-    pub apqn: Apqn,
-    /// The driver it is bound to.
-    pub driver: Driver,
-    /// The response code with which its last reset ended.
-    pub last_reset: u8,
-}
-
-/// A driver for queues.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Driver {
-    /// The host's own (`cex4queue`): the host's programs use the queue.
-    Default,
-    /// vfio_ap: guests use the queue.
-    VfioAp,
-}
-
-/// Whom a queue serves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Owner {
-    /// The host's own programs.
-    DefaultDrivers,
-    /// Nobody: bound to vfio_ap and free to be assigned. vfio_ap shows `unassigned`.
-    Free,
-    /// A mediated device without a guest, or whose guest does not get it. vfio_ap shows `assigned`.
-    Mdev(Uuid),
-    /// The guest of a mediated device. vfio_ap shows `in use`.
-    Guest(Uuid),
+    // State, in the order of the locks.
+    bus: RankedMutex<Bus>,
+    permissions: RankedMutex<Permissions>,
+    guests: RankedMutex<Guests>,
+    vfio_ap: RankedMutex<VfioAp>,
 }
 
 impl ApHost {
-    /// The host that is simulated if no description is given.
-    pub fn builtin() -> Self {
-        Self::from_json(description::BUILTIN).expect("the built-in description is tested")
-    }
-
-    /// The host of this description. Its mediated devices are started in the order of the description; one that breaks a
-    /// rule stays stopped, and [`ApHost::attach`] tells which rule.
-    ///
-    /// # Errors
-    /// Those of [`Description::from_json`].
-    pub fn from_json(text: &str) -> Result<Self, HostError> {
-        Self::new(Description::from_json(text)?)
-    }
-
-    fn new(description: Description) -> Result<Self, HostError> {
-        let (apmask, aqmask) = description.perms()?;
-        let bound = |apqn: Apqn| {
-            let default = apmask.test(apqn.apid().0) && aqmask.test(apqn.apqi().0);
-            let driver = if default { Driver::Default } else { Driver::VfioAp };
-            (apqn, Queue { apqn, driver, last_reset: 0 })
-        };
-        let queues = description.qci().matrix.apqns().map(bound).collect();
-        let mdevs = description
-            .mdevs()
-            .iter()
-            .map(|(uuid, definition)| Mdev::new(*uuid, definition.clone()))
-            .collect();
-        let mut host = Self { description, apmask, aqmask, queues, mdevs };
-        for i in 0..host.mdevs.len() {
-            match host.mdevs[i].assemble(&host) {
-                Ok(matrix) => host.mdevs[i].matrix = Some(matrix),
-                Err(error) => log::warn!("start of an mdev failed ({}): {error}", error.errno()),
+    /// The host of this description on `machine`, which is brought to the description's configuration. Its mediated devices
+    /// are started in the order of the description; one that breaks a rule stays undone with a warning, and
+    /// [`ApHost::attach`] tells which rule.
+    pub fn new(description: &Description, machine: Arc<dyn Machine>) -> Self {
+        let (apm, aqm) = description.perms().expect("a description is checked when it is read");
+        let permissions = Permissions { apm, aqm, overrides: BTreeMap::new() };
+        let host = Self::bare(Lpar::of(description), permissions, machine);
+        let host = Self { definitions: description.mdevs().to_vec(), ..host };
+        host.scan();
+        for (uuid, definition) in &host.definitions {
+            if let Err(error) = host.import(*uuid, definition) {
+                log::warn!("start of an mdev failed ({}): {error}", error.errno());
             }
         }
-        Ok(host)
+        host
     }
 
-    /// The description as JSON, from which [`ApHost::from_json`] makes this host anew, without guests.
-    pub fn to_json(&self) -> String {
-        self.description.to_json()
+    /// The host that is simulated if no description is given, on an [`IdealMachine`].
+    pub fn builtin() -> Self {
+        Self::rehearsal_of(&Description::builtin())
+    }
+
+    /// The host of this description on an [`IdealMachine`].
+    pub fn rehearsal_of(description: &Description) -> Self {
+        let machine = IdealMachine::new(Lpar::of(description));
+        Self::new(description, Arc::new(machine))
+    }
+
+    /// A host in the state of `snapshot`, on an [`IdealMachine`] and without VMs: to ask what an operation would do.
+    pub fn rehearsal(snapshot: &Snapshot) -> Self {
+        let lpar = snapshot.lpar();
+        let machine = Arc::new(IdealMachine::new(lpar.clone()));
+        let host = Self::bare(lpar, snapshot.permissions(), machine);
+        host.scan();
+        {
+            let mut bus = host.bus.lock();
+            let mut vfio_ap = host.vfio_ap.lock();
+            for state in &snapshot.queues {
+                if let Some(device) = bus.queues.get_mut(&state.queue) {
+                    device.driver = state.driver;
+                }
+            }
+            vfio_ap.restore(snapshot);
+        }
+        host
+    }
+
+    fn bare(lpar: Lpar, permissions: Permissions, machine: Arc<dyn Machine>) -> Self {
+        machine.configure(&lpar);
+        let qci = lpar.qci();
+        let vfio_ap = VfioAp::new(Matrix::EMPTY, qci.max_apid(), qci.max_apqi());
+        Self {
+            definitions: Vec::new(),
+            machine,
+            events: Events::default(),
+            bus: RankedMutex::new(Rank::Bus, Bus::new(lpar)),
+            permissions: RankedMutex::new(Rank::ApAttr, permissions),
+            guests: RankedMutex::new(Rank::Guests, Guests::new()),
+            vfio_ap: RankedMutex::new(Rank::Mdevs, vfio_ap),
+        }
+    }
+
+    // What can be seen.
+
+    /// The whole state.
+    pub fn snapshot(&self) -> Snapshot {
+        let bus = self.bus.lock();
+        let permissions = self.permissions.lock();
+        let vfio_ap = self.vfio_ap.lock();
+        Snapshot::of(&bus, &permissions, &vfio_ap, |apqn| self.machine.statistics(apqn))
     }
 
     /// What PQAP(QCI) stores for the host itself.
     pub fn qci(&self) -> Qci {
-        self.description.qci()
+        self.machine.qci()
     }
 
-    /// The adapters, in the order of the description.
-    pub fn adapters(&self) -> &[Adapter] {
-        self.description.adapters()
+    /// The machine's configuration as the support element has it.
+    pub fn lpar(&self) -> Lpar {
+        self.bus.lock().lpar.clone()
     }
 
-    /// The adapter of this number.
-    pub fn adapter(&self, apid: Apid) -> Option<&Adapter> {
-        self.adapters().iter().find(|a| a.apid == apid)
-    }
-
-    /// The masks of the default drivers, sysfs `apmask` and `aqmask`.
-    pub fn masks(&self) -> (Mask256, Mask256) {
-        (self.apmask, self.aqmask)
-    }
-
-    /// Every queue there is, ascending.
-    pub fn queues(&self) -> impl Iterator<Item = &Queue> {
-        self.queues.values()
-    }
-
-    /// Whom the queue serves; `None` if there is no such queue.
-    pub fn owner(&self, apqn: Apqn) -> Option<Owner> {
-        if self.queues.get(&apqn)?.driver == Driver::Default {
-            return Some(Owner::DefaultDrivers);
-        }
-        let Some(mdev) = self.mdevs.iter().find(|m| m.matrix.is_some_and(|matrix| matrix.test(apqn))) else {
-            return Some(Owner::Free);
-        };
-        let in_use = mdev.guest.is_some_and(|guest| guest.test(apqn));
-        Some(if in_use { Owner::Guest(mdev.uuid()) } else { Owner::Mdev(mdev.uuid()) })
-    }
-
-    /// The mediated devices, in the order of the description.
-    pub fn mdevs(&self) -> &[Mdev] {
-        &self.mdevs
-    }
-
-    /// The mediated device of this name.
+    /// A mediated device as it is now.
     ///
     /// # Errors
-    /// [`HostError::UnknownMdev`], which names those there are.
-    pub fn mdev(&self, uuid: Uuid) -> Result<&Mdev, HostError> {
-        self.index(uuid).map(|i| &self.mdevs[i])
+    /// [`HostError::UnknownMdev`].
+    pub fn mdev(&self, uuid: Uuid) -> Result<Mdev, HostError> {
+        self.vfio_ap.lock().mdev(uuid).cloned()
     }
 
-    /// Gives the mediated device to a guest: starts it if that has not succeeded yet, filters its matrix, and returns what
-    /// the guest may reach, which is what belongs in its CRYCB.
-    ///
-    /// The result can hold less than the device's matrix, even nothing: an adapter that the host does not have, or that has
-    /// a queue which cannot be passed, is left out and a warning logged.
-    ///
-    /// # Errors
-    /// [`HostError::UnknownMdev`]; [`HostError::Attached`]; and what broke the device's start: [`HostError::HostOwned`],
-    /// [`HostError::Shared`], [`HostError::AboveMaximum`].
-    pub fn attach(&mut self, uuid: Uuid) -> Result<Matrix, HostError> {
-        let i = self.index(uuid)?;
-        if self.mdevs[i].guest.is_some() {
-            return Err(HostError::Attached(uuid));
-        }
-        let assigned = match self.mdevs[i].matrix {
-            Some(matrix) => matrix,
-            None => self.mdevs[i].assemble(self)?,
-        };
-        let filtered = filter(&assigned, &self.qci().matrix, &|q| self.last_reset(q), &Matrix::EMPTY);
-        let without = assigned.apm.minus(filtered.guest.apm);
-        if !without.is_empty() {
-            log::warn!("mdev {uuid}: the guest does not get the adapters {without:?}");
-        }
-        let mdev = &mut self.mdevs[i];
-        mdev.matrix = Some(assigned);
-        mdev.guest = Some(filtered.guest);
-        Ok(filtered.guest)
+    /// sysfs `status` of a queue; `None` unless it is bound to vfio_ap.
+    pub fn status(&self, apqn: Apqn) -> Option<QueueStatus> {
+        self.vfio_ap.lock().status(apqn)
     }
 
-    /// Takes the mediated device from its guest, and returns the queues that have to be reset (ZAPQ) before anyone else may
-    /// use them: every queue of the device that is bound to vfio_ap. The guest's CRYCB is cleared before they are.
-    ///
-    /// # Errors
-    /// [`HostError::UnknownMdev`], [`HostError::NotAttached`].
-    pub fn detach(&mut self, uuid: Uuid) -> Result<Vec<Apqn>, HostError> {
-        let i = self.index(uuid)?;
-        self.mdevs[i].guest.take().ok_or(HostError::NotAttached(uuid))?;
-        let matrix = self.mdevs[i].matrix.unwrap_or_default();
-        Ok(matrix.apqns().filter(|&q| self.last_reset(q).is_some()).collect())
+    /// What happens from now on. A watcher that does not take its events misses some and is told so.
+    pub fn subscribe(&self) -> Receiver<Event> {
+        self.events.subscribe()
     }
 
-    /// Notes how a reset of the queue ended. After anything but 00, 03 and 04 no guest gets the queue's adapter until a later
-    /// reset succeeds.
+    // Mediated devices.
+
+    /// `create`: a mediated device with nothing assigned.
     ///
     /// # Errors
-    /// [`HostError::NotBound`].
-    pub fn record_reset(&mut self, apqn: Apqn, response_code: u8) -> Result<(), HostError> {
-        match self.queues.get_mut(&apqn) {
-            Some(queue) if queue.driver == Driver::VfioAp => {
-                queue.last_reset = response_code;
-                Ok(())
+    /// [`HostError::MdevExists`], [`HostError::TooManyMdevs`].
+    pub fn create_mdev(&self, uuid: Uuid) -> Result<(), HostError> {
+        let _guests = self.guests.lock();
+        self.vfio_ap.lock().create(uuid)?;
+        self.events.emit(EventKind::MdevCreated { mdev: uuid });
+        Ok(())
+    }
+
+    /// `remove`. A VM that has the device open is asked to give it back first.
+    ///
+    /// # Errors
+    /// [`HostError::UnknownMdev`], [`HostError::NotReleased`].
+    pub fn remove_mdev(&self, uuid: Uuid) -> Result<(), HostError> {
+        self.reclaim(uuid)?;
+        let mut steps = Steps::of(self);
+        steps.step(Some(uuid), |vfio_ap| vfio_ap.remove_mdev(uuid))?;
+        self.events.emit(EventKind::MdevRemoved { mdev: uuid });
+        steps.finish();
+        Ok(())
+    }
+
+    /// Creates a mediated device and carries out the writes of its definition, as mdevctl does. When one is refused, the
+    /// device is removed again.
+    ///
+    /// # Errors
+    /// Those of [`create_mdev`](Self::create_mdev) and [`write`](Self::write).
+    pub fn import(&self, uuid: Uuid, definition: &MdevDefinition) -> Result<(), HostError> {
+        self.create_mdev(uuid)?;
+        let written = definition.attrs.iter().try_for_each(|attribute| self.write(uuid, attribute));
+        written.inspect_err(|_| {
+            if let Err(error) = self.remove_mdev(uuid) {
+                log::warn!("remove an mdev whose definition was refused: {error}");
             }
-            _ => Err(HostError::NotBound(apqn)),
-        }
-    }
-
-    fn index(&self, uuid: Uuid) -> Result<usize, HostError> {
-        self.mdevs.iter().position(|m| m.uuid() == uuid).ok_or_else(|| HostError::UnknownMdev {
-            uuid,
-            known: self.mdevs.iter().map(Mdev::uuid).collect(),
         })
     }
 
-    /// How the last reset of the queue ended, if it is bound to vfio_ap.
-    fn last_reset(&self, apqn: Apqn) -> Option<u8> {
-        self.queues.get(&apqn).filter(|q| q.driver == Driver::VfioAp).map(|q| q.last_reset)
+    /// A write to an attribute of a mediated device. It may be in use by a guest, which then sees the change at once.
+    ///
+    /// # Errors
+    /// Those of [`VfioAp::write`].
+    pub fn write(&self, uuid: Uuid, attribute: &Attribute) -> Result<(), HostError> {
+        let mut steps = Steps::of(self);
+        {
+            let permissions = self.permissions.lock();
+            steps.step(Some(uuid), |vfio_ap| vfio_ap.write(uuid, attribute, &permissions))?;
+        }
+        let (name, value) = attribute.parts();
+        let (attribute, value) = (name.to_owned(), value.trim_end().to_owned());
+        self.events.emit(EventKind::Assigned { mdev: uuid, attribute, value });
+        steps.finish();
+        Ok(())
+    }
+
+    // Guests.
+
+    /// Gives the mediated device to a VM and returns what the guest may reach, which has been written to its APCB. Its hook is
+    /// set. A device that the description defines and that could not be started is tried again.
+    ///
+    /// # Errors
+    /// [`HostError::UnknownMdev`]; [`HostError::Attached`]; [`HostError::SecondMdev`]; and what broke the device's start.
+    /// Then the VM is as before.
+    pub fn attach(&self, uuid: Uuid, guest: Arc<dyn Guest>) -> Result<Matrix, HostError> {
+        let started = self.vfio_ap.lock().mdev(uuid).is_ok();
+        if let (false, Some((_, definition))) =
+            (started, self.definitions.iter().find(|(defined, _)| *defined == uuid))
+        {
+            self.import(uuid, definition)?;
+        }
+        let mut guests = self.guests.lock();
+        let vm = RankedMutex::with_key(Rank::Vm, guest.id(), ());
+        let slot = Arc::new(Slot { guest, vm });
+        let held = slot.vm.lock();
+        // Before anything of the VM is touched: a refusal must not leave a hook, nor take one that another device set.
+        let _ = self.vfio_ap.lock().attach(uuid, slot.guest.id())?;
+        slot.guest.set_hook(true);
+        let vfio_ap = self.vfio_ap.lock();
+        let matrix = vfio_ap.mdev(uuid).expect("attached just now").shadow;
+        slot.guest.set_masks(&matrix);
+        drop((vfio_ap, held));
+        guests.insert(uuid, slot);
+        self.events.emit(EventKind::Attached { mdev: uuid });
+        Ok(matrix)
+    }
+
+    /// Takes the mediated device from its VM: hook and APCB are cleared, then every queue of the device is reset.
+    ///
+    /// # Errors
+    /// [`HostError::UnknownMdev`], [`HostError::NotAttached`].
+    pub fn detach(&self, uuid: Uuid) -> Result<(), HostError> {
+        let mut steps = Steps::of(self);
+        {
+            let mut guests = self.guests.lock();
+            self.vfio_ap.lock().mdev(uuid)?;
+            let slot = guests.remove(&uuid).ok_or(HostError::NotAttached(uuid))?;
+            let _vm = slot.vm.lock();
+            slot.guest.set_hook(false);
+            let mut vfio_ap = self.vfio_ap.lock();
+            let effects = vfio_ap.detach(uuid).expect("it is in the list of guests");
+            slot.guest.set_masks(&Matrix::EMPTY);
+            steps.carry_out(&mut vfio_ap, None, None, effects);
+        }
+        self.events.emit(EventKind::Detached { mdev: uuid });
+        steps.finish();
+        Ok(())
+    }
+
+    /// `VFIO_DEVICE_RESET`: resets every queue of the device and waits for the end.
+    ///
+    /// # Errors
+    /// [`HostError::UnknownMdev`]; [`HostError::ResetFailed`] when a queue's reset ended with anything but 00 or has not
+    /// ended.
+    pub fn reset_device(&self, uuid: Uuid) -> Result<(), HostError> {
+        let mut steps = Steps::of(self);
+        steps.step(Some(uuid), |vfio_ap| vfio_ap.reset_device(uuid))?;
+        let outcomes = steps.finish();
+        let failed: Vec<Apqn> = outcomes.iter().filter(|(_, code)| **code != 0).map(|(q, _)| *q).collect();
+        match failed.first() {
+            None => Ok(()),
+            Some(first) => {
+                let code = outcomes[first];
+                Err(HostError::ResetFailed { mdev: uuid, queues: failed, code })
+            }
+        }
+    }
+
+    /// Asks the VM that has the device open, if one has, to give it back, and waits for that. Its APCB is cleared first.
+    fn reclaim(&self, uuid: Uuid) -> Result<(), HostError> {
+        let slot = {
+            let guests = self.guests.lock();
+            let Some(slot) = guests.get(&uuid).cloned() else { return Ok(()) };
+            let _vm = slot.vm.lock();
+            let _vfio_ap = self.vfio_ap.lock();
+            slot.guest.set_masks(&Matrix::EMPTY);
+            slot.clone()
+        };
+        slot.guest.config_changed();
+        slot.guest.request();
+        for _ in 0..RELEASE_LOOKS {
+            if !self.guests.lock().contains_key(&uuid) {
+                return Ok(());
+            }
+            self.machine.pause(RESET_INTERVAL);
+        }
+        Err(HostError::NotReleased(uuid))
+    }
+
+    // The AP bus.
+
+    /// A write to `apmask` or `aqmask`: queues are bound anew as the masks say.
+    ///
+    /// # Errors
+    /// [`HostError::Mask`], [`HostError::OverridesSet`], [`HostError::MaskInUse`]. Then nothing has changed.
+    pub fn write_mask(&self, attribute: MaskAttribute, text: &str) -> Result<(), HostError> {
+        let mut steps = Steps::of(self);
+        let mut bus = self.bus.lock();
+        {
+            let mut permissions = self.permissions.lock();
+            let write = permissions.read_mask(attribute, text)?;
+            {
+                let _guests = self.guests.lock();
+                self.vfio_ap.lock().in_use(attribute.name(), &write.reserved)?;
+            }
+            permissions.commit_mask(&write);
+            let (apmask, aqmask) = (permissions.apm.to_string(), permissions.aqm.to_string());
+            self.events.emit(EventKind::Masks { apmask, aqmask });
+        }
+        bus.revise_bindings(&mut steps);
+        drop(bus);
+        steps.finish();
+        Ok(())
+    }
+
+    /// A write to a queue's `driver_override`. Nothing is bound anew.
+    ///
+    /// # Errors
+    /// [`HostError::NoQueue`], [`HostError::MasksInUse`].
+    pub fn write_override(&self, apqn: Apqn, driver: &str) -> Result<(), HostError> {
+        let bus = self.bus.lock();
+        if !bus.queues.contains_key(&apqn) {
+            return Err(HostError::NoQueue(apqn));
+        }
+        self.permissions.lock().write_override(apqn, driver)
+    }
+
+    /// `bind`: a driver gets the queue, if masks and override leave it to that driver.
+    ///
+    /// # Errors
+    /// [`HostError::NoQueue`], [`HostError::Bound`], [`HostError::WrongDriver`].
+    pub fn bind(&self, apqn: Apqn, driver: Driver) -> Result<(), HostError> {
+        let mut steps = Steps::of(self);
+        self.bus.lock().bind(apqn, driver, &mut steps)?;
+        steps.finish();
+        Ok(())
+    }
+
+    /// `unbind`: the queue's driver gives it up.
+    ///
+    /// # Errors
+    /// [`HostError::NoQueue`], [`HostError::Unbound`].
+    pub fn unbind(&self, apqn: Apqn) -> Result<(), HostError> {
+        let mut steps = Steps::of(self);
+        self.bus.lock().unbind(apqn, &mut steps)?;
+        steps.finish();
+        Ok(())
+    }
+
+    /// A scan of the AP bus, sysfs `scans`.
+    pub fn scan(&self) {
+        let mut steps = Steps::of(self);
+        self.bus.lock().scan(&*self.machine, &mut steps);
+        steps.finish();
+    }
+
+    /// The support element makes changes, all at once, and the bus is told to scan.
+    ///
+    /// # Errors
+    /// [`HostError::Configuration`]; then nothing has changed.
+    pub fn configure(&self, changes: &[LparChange]) -> Result<(), HostError> {
+        let mut steps = Steps::of(self);
+        let mut bus = self.bus.lock();
+        let mut lpar = bus.lpar.clone();
+        changes.iter().try_for_each(|change| lpar.change(change))?;
+        self.machine.configure(&lpar);
+        bus.lpar = lpar;
+        bus.scan(&*self.machine, &mut steps);
+        drop(bus);
+        steps.finish();
+        Ok(())
     }
 }
 
-impl mdev::Surroundings for ApHost {
-    fn qci(&self) -> Qci {
-        self.description.qci()
-    }
-
-    /// Both checks look at every APQN of the matrix, whether such a queue exists or not, as `vfio_ap_mdev_validate_masks`
-    /// does: what comes into being later must not belong to two.
-    fn check_owners(&self, mdev: Uuid, matrix: &Matrix) -> Result<(), HostError> {
-        let default = Matrix { apm: self.apmask, aqm: self.aqmask, adm: Mask256::EMPTY };
-        let queues = matrix.and(&default);
-        if queues.apqns().next().is_some() {
-            return Err(HostError::HostOwned { mdev, queues: queues.into() });
-        }
-        for other in self.mdevs.iter().filter(|m| m.uuid() != mdev) {
-            let queues = matrix.and(&other.matrix.unwrap_or_default());
-            if queues.apqns().next().is_some() {
-                return Err(HostError::Shared { mdev, other: other.uuid(), queues: queues.into() });
-            }
-        }
-        Ok(())
+impl std::fmt::Debug for ApHost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ApHost").finish_non_exhaustive()
     }
 }
 

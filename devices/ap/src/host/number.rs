@@ -23,7 +23,7 @@ pub(super) fn parse(text: &str) -> Option<u64> {
 
 /// An adapter or domain number, 0 to 255: in JSON a number, or a string in C notation; written as `"0x0a"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Number(pub u8);
+pub struct Number(pub u8);
 
 impl<'de> Deserialize<'de> for Number {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -53,6 +53,76 @@ impl Visitor<'_> for Value {
 
     fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<u64, E> {
         parse(text).ok_or_else(|| E::invalid_value(serde::de::Unexpected::Str(text), &self))
+    }
+}
+
+/// Queue numbers, in JSON a list of strings like `"05.0004"`.
+pub(super) mod queue_names {
+    use crycb::Apqn;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(queues: &[Apqn], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(queues.iter().map(ToString::to_string))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Apqn>, D::Error> {
+        let names = Vec::<String>::deserialize(deserializer)?;
+        names.iter().map(|name| name.parse().map_err(D::Error::custom)).collect()
+    }
+}
+
+/// A queue number, in JSON a string like `"05.0004"`.
+pub(super) mod queue_name {
+    use crycb::Apqn;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(queue: &Apqn, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(queue)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Apqn, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// A mask, in JSON a string of `0x` and 64 hexadecimal digits, as sysfs prints it.
+pub(super) mod mask {
+    use crycb::Mask256;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(mask: &Mask256, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(mask)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Mask256, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// A matrix, in JSON its three masks.
+pub(super) mod matrix {
+    use crycb::{Mask256, Matrix};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Masks {
+        #[serde(with = "super::mask")]
+        apm: Mask256,
+        #[serde(with = "super::mask")]
+        aqm: Mask256,
+        #[serde(with = "super::mask")]
+        adm: Mask256,
+    }
+
+    pub fn serialize<S: Serializer>(matrix: &Matrix, serializer: S) -> Result<S::Ok, S::Error> {
+        let Matrix { apm, aqm, adm } = *matrix;
+        Masks { apm, aqm, adm }.serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Matrix, D::Error> {
+        let Masks { apm, aqm, adm } = Masks::deserialize(deserializer)?;
+        Ok(Matrix { apm, aqm, adm })
     }
 }
 

@@ -1,0 +1,236 @@
+//! The AP bus: card and queue devices, the driver each queue is bound to, and the scan that keeps them true.
+//!
+//! Linux `drivers/s390/crypto/ap_bus.c`, `ap_scan_bus` and what it calls. The bus does not know what drivers do; it tells
+//! them, through [`Drivers`].
+
+use std::collections::BTreeMap;
+
+use crycb::{Apid, Apqi, Apqn, Matrix};
+
+use super::permissions::Driver;
+use super::{HostError, Lpar, Machine};
+
+/// The bits of TAPQ's general register 2 that make a card what it is; when one of them changes, the card is another.
+const CARD_BITS: u64 = 0xffff_0000_ffff_0f0f;
+
+/// A card device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CardDevice {
+    /// Type and functions, general register 2 of TAPQ less the bits that a queue has of its own.
+    pub hardware: u64,
+    /// sysfs `config`: not deconfigured.
+    pub config: bool,
+    /// sysfs `chkstop`.
+    pub chkstop: bool,
+}
+
+/// A queue device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueDevice {
+    /// The driver it is bound to.
+    pub driver: Option<Driver>,
+    /// sysfs `config`: not deconfigured.
+    pub config: bool,
+    /// sysfs `chkstop`.
+    pub chkstop: bool,
+    /// How the reset ended with which the last driver gave the queue up. The next one starts with it.
+    pub last_reset: u8,
+}
+
+/// The bus's state, and the machine below it.
+#[derive(Clone, Debug)]
+pub struct Bus {
+    /// What the support element has set.
+    pub(super) lpar: Lpar,
+    /// What PQAP(QCI) answered in the last scan.
+    pub(super) configuration: Matrix,
+    pub(super) cards: BTreeMap<Apid, CardDevice>,
+    pub(super) queues: BTreeMap<Apqn, QueueDevice>,
+}
+
+/// The drivers as the bus calls them, each call a step of its own.
+pub(super) trait Drivers {
+    /// The driver that may have the queue.
+    fn driver_for(&self, apqn: Apqn) -> Option<Driver>;
+
+    /// `on_config_changed`.
+    fn config_changed(&mut self, now: &Matrix, before: &Matrix);
+
+    /// `probe`.
+    fn probe(&mut self, apqn: Apqn, driver: Driver, last_reset: u8);
+
+    /// `remove`, and the bus's own reset behind it. Returns how the last reset of the queue ended.
+    fn remove(&mut self, apqn: Apqn, driver: Driver) -> u8;
+
+    /// The queue device is gone, with its override.
+    fn unregistered(&mut self, apqn: Apqn);
+
+    /// `on_scan_complete`.
+    fn scan_complete(&mut self);
+
+    /// A card or queue device's `config` or `chkstop` changed.
+    fn state_changed(&mut self, apid: Apid);
+}
+
+/// What TAPQ says about a queue that exists.
+struct Answer {
+    hardware: u64,
+    deconfigured: bool,
+    checkstopped: bool,
+}
+
+impl Bus {
+    /// A bus that has not been scanned yet.
+    pub(super) fn new(lpar: Lpar) -> Self {
+        Self { lpar, configuration: Matrix::EMPTY, cards: BTreeMap::new(), queues: BTreeMap::new() }
+    }
+
+    /// A bus scan.
+    pub(super) fn scan(&mut self, machine: &dyn Machine, drivers: &mut dyn Drivers) {
+        let qci = machine.qci();
+        let before = std::mem::replace(&mut self.configuration, qci.matrix);
+        let changed = before != qci.matrix;
+        if changed {
+            drivers.config_changed(&qci.matrix, &before);
+        }
+        for apid in 0..=qci.max_apid() {
+            self.scan_adapter(Apid(apid), qci.max_apqi(), machine, drivers);
+        }
+        if changed {
+            drivers.scan_complete();
+        }
+    }
+
+    fn scan_adapter(&mut self, apid: Apid, max: u8, machine: &dyn Machine, drivers: &mut dyn Drivers) {
+        let aqm = self.configuration.aqm;
+        let mut valid = aqm.iter().filter_map(|apqi| ask(machine, Apqn::new(apid, Apqi(apqi))));
+        let answer = if self.configuration.apm.test(apid.0) { valid.next() } else { None };
+        let known = self.cards.get(&apid).copied();
+        let Some(answer) = answer else {
+            if known.is_some() {
+                self.remove_card(apid, drivers);
+            }
+            return;
+        };
+        let (config, chkstop) = (!answer.deconfigured, answer.checkstopped);
+        let card = CardDevice { hardware: answer.hardware & CARD_BITS, config, chkstop };
+        if known.is_some_and(|known| known.hardware != card.hardware) {
+            self.remove_card(apid, drivers);
+        }
+        if self.cards.insert(apid, card).is_some_and(|before| before != card) {
+            drivers.state_changed(apid);
+        }
+        for apqi in 0..=max {
+            self.scan_queue(Apqn::new(apid, Apqi(apqi)), machine, drivers);
+        }
+    }
+
+    fn scan_queue(&mut self, apqn: Apqn, machine: &dyn Machine, drivers: &mut dyn Drivers) {
+        let in_configuration = self.configuration.test(apqn);
+        let answer = in_configuration.then(|| ask(machine, apqn)).flatten();
+        let Some(answer) = answer else {
+            if self.queues.contains_key(&apqn) {
+                self.remove_queue(apqn, drivers);
+            }
+            return;
+        };
+        let (config, chkstop) = (!answer.deconfigured, answer.checkstopped);
+        if let Some(queue) = self.queues.get_mut(&apqn) {
+            (queue.config, queue.chkstop) = (config, chkstop);
+        } else {
+            let queue = QueueDevice { driver: None, config, chkstop, last_reset: 0 };
+            self.queues.insert(apqn, queue);
+            self.attach(apqn, drivers);
+        }
+    }
+
+    /// Binds every queue anew whose driver is not the one that masks and overrides name. A queue without a driver stays so.
+    pub(super) fn revise_bindings(&mut self, drivers: &mut dyn Drivers) {
+        for apqn in self.queues.keys().copied().collect::<Vec<_>>() {
+            let bound = self.queues[&apqn].driver;
+            if bound.is_some() && bound != drivers.driver_for(apqn) {
+                self.release(apqn, drivers);
+                self.attach(apqn, drivers);
+            }
+        }
+    }
+
+    /// `bind` of a driver.
+    pub(super) fn bind(
+        &mut self,
+        apqn: Apqn,
+        driver: Driver,
+        drivers: &mut dyn Drivers,
+    ) -> Result<(), HostError> {
+        let queue = self.queues.get(&apqn).ok_or(HostError::NoQueue(apqn))?;
+        if let Some(bound) = queue.driver {
+            return Err(HostError::Bound { apqn, driver: bound.name() });
+        }
+        let may = drivers.driver_for(apqn);
+        if may != Some(driver) {
+            let reason = match (may, driver) {
+                (None, _) => "its driver_override names a driver that does not exist".into(),
+                (Some(Driver::Default), _) => format!(
+                    "apmask and aqmask reserve it for the default drivers; write -{:#x} to apmask or -{:#x} to aqmask, or, \
+                     with both masks all ones, vfio_ap to its driver_override",
+                    apqn.apid().0,
+                    apqn.apqi().0
+                ),
+                (Some(Driver::VfioAp), _) => "apmask and aqmask leave it to vfio_ap".into(),
+            };
+            return Err(HostError::WrongDriver { apqn, driver: driver.name(), reason });
+        }
+        self.attach(apqn, drivers);
+        Ok(())
+    }
+
+    /// `unbind` of whatever driver has the queue.
+    pub(super) fn unbind(&mut self, apqn: Apqn, drivers: &mut dyn Drivers) -> Result<(), HostError> {
+        let queue = self.queues.get(&apqn).ok_or(HostError::NoQueue(apqn))?;
+        if queue.driver.is_none() {
+            return Err(HostError::Unbound(apqn));
+        }
+        self.release(apqn, drivers);
+        Ok(())
+    }
+
+    fn attach(&mut self, apqn: Apqn, drivers: &mut dyn Drivers) {
+        let queue = self.queues.get_mut(&apqn).expect("the caller found it");
+        queue.driver = drivers.driver_for(apqn);
+        if let Some(driver) = queue.driver {
+            drivers.probe(apqn, driver, queue.last_reset);
+        }
+    }
+
+    fn release(&mut self, apqn: Apqn, drivers: &mut dyn Drivers) {
+        let queue = self.queues.get_mut(&apqn).expect("the caller found it");
+        if let Some(driver) = queue.driver.take() {
+            queue.last_reset = drivers.remove(apqn, driver);
+        }
+    }
+
+    fn remove_queue(&mut self, apqn: Apqn, drivers: &mut dyn Drivers) {
+        self.release(apqn, drivers);
+        self.queues.remove(&apqn);
+        drivers.unregistered(apqn);
+    }
+
+    fn remove_card(&mut self, apid: Apid, drivers: &mut dyn Drivers) {
+        let queues = self.queues.keys().copied().filter(|apqn| apqn.apid() == apid);
+        for apqn in queues.collect::<Vec<_>>() {
+            self.remove_queue(apqn, drivers);
+        }
+        self.cards.remove(&apid);
+    }
+}
+
+/// What TAPQ says, when its response code says that the queue exists and it tells a type.
+fn ask(machine: &dyn Machine, apqn: Apqn) -> Option<Answer> {
+    let (code, information) = machine.tapq(apqn);
+    let information = information.filter(|i| i.hardware_type != 0)?;
+    matches!(code, 0x00 | 0x02..=0x05).then(|| Answer {
+        hardware: information.register(),
+        deconfigured: code == 0x03,
+        checkstopped: code == 0x04,
+    })
+}

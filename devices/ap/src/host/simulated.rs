@@ -1,0 +1,36 @@
+//! The emulated hardware as the machine below a host.
+
+use crycb::{Apqn, Qci};
+
+use super::{Lpar, Machine};
+use crate::hardware::ApMachine;
+use crate::queue::QueueStatistics;
+use crate::status::QueueInformation;
+
+impl Machine for ApMachine {
+    fn qci(&self) -> Qci {
+        *Self::qci(self)
+    }
+
+    fn tapq(&self, apqn: Apqn) -> (u8, Option<QueueInformation>) {
+        (self.status(apqn).response_code as u8, self.information(apqn))
+    }
+
+    fn zapq(&self, apqn: Apqn) -> u8 {
+        self.zeroize_by_host(apqn).response_code as u8
+    }
+
+    fn release_interruption(&self, apqn: Apqn) {
+        self.disable_interruption(apqn);
+    }
+
+    fn configure(&self, lpar: &Lpar) {
+        for installed in lpar.adapters() {
+            self.set_adapter_state(installed.adapter.apid, installed.condition.state());
+        }
+    }
+
+    fn statistics(&self, apqn: Apqn) -> Option<QueueStatistics> {
+        Self::statistics(self, apqn)
+    }
+}

@@ -1,0 +1,278 @@
+//! One operation of the host: events to the driver under their locks, what follows from each, and at the end one word to each
+//! guest concerned.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crycb::{Apid, Apqn, Mask256, Matrix};
+use uuid::Uuid;
+
+use super::bus::Drivers;
+use super::vfio_ap::{Effects, VfioAp};
+use super::{ApHost, Driver, EventKind, Guests, HostError, RESET_INTERVAL, RESET_LOOKS, Slot};
+use crycb::filter::passable_after;
+
+/// The oldest type of adapter that vfio_ap takes: CEX4.
+const OLDEST_TYPE: u8 = 10;
+
+/// An operation going on.
+pub(super) struct Steps<'h> {
+    host: &'h ApHost,
+    /// Guests to be told at the end.
+    told: BTreeMap<Uuid, Arc<Slot>>,
+    /// Resets that have not ended.
+    resets: Vec<Reset>,
+    /// How the resets of this operation ended.
+    outcomes: BTreeMap<Apqn, u8>,
+}
+
+struct Reset {
+    apqn: Apqn,
+    /// What ZAPQ answered: after 02, 05 and 0A it did nothing and is issued again.
+    answer: u8,
+}
+
+impl<'h> Steps<'h> {
+    pub(super) fn of(host: &'h ApHost) -> Self {
+        Self { host, told: BTreeMap::new(), resets: Vec::new(), outcomes: BTreeMap::new() }
+    }
+
+    /// One event, for the mediated device `uuid` if it concerns one: under the guests lock, the VM lock of its guest and the
+    /// mdevs lock.
+    pub(super) fn step(
+        &mut self,
+        uuid: Option<Uuid>,
+        event: impl FnOnce(&mut VfioAp) -> Result<Effects, HostError>,
+    ) -> Result<(), HostError> {
+        let guests = self.host.guests.lock();
+        self.step_under(&guests, uuid, event)
+    }
+
+    fn step_under(
+        &mut self,
+        guests: &Guests,
+        uuid: Option<Uuid>,
+        event: impl FnOnce(&mut VfioAp) -> Result<Effects, HostError>,
+    ) -> Result<(), HostError> {
+        let slot = uuid.and_then(|uuid| guests.get(&uuid)).cloned();
+        let _vm = slot.as_ref().map(|slot| slot.vm.lock());
+        let mut vfio_ap = self.host.vfio_ap.lock();
+        let before = uuid.and_then(|uuid| Some((uuid, vfio_ap.mdev(uuid).ok()?.shadow)));
+        let effects = event(&mut vfio_ap)?;
+        self.carry_out(&mut vfio_ap, before, slot.as_ref(), effects);
+        Ok(())
+    }
+
+    /// An event that cannot be refused, of the mediated device that has the queue.
+    fn queue_step(&mut self, apqn: Apqn, event: impl FnOnce(&mut VfioAp) -> Effects) {
+        let guests = self.host.guests.lock();
+        // Assignments change under the guests lock only.
+        let uuid = self.host.vfio_ap.lock().mdev_of(apqn).map(|mdev| mdev.uuid);
+        self.step_under(&guests, uuid, |vfio_ap| Ok(event(vfio_ap))).expect("it is not refused");
+    }
+
+    /// First the APCB, then the resets: no guest may use a queue that is being reset. `before` names the mediated device with
+    /// its guest's matrix before the event.
+    pub(super) fn carry_out(
+        &mut self,
+        vfio_ap: &mut VfioAp,
+        before: Option<(Uuid, Matrix)>,
+        slot: Option<&Arc<Slot>>,
+        effects: Effects,
+    ) {
+        if let (true, Some((uuid, before))) = (effects.apcb, before) {
+            let after = vfio_ap.mdev(uuid).map_or(Matrix::EMPTY, |mdev| mdev.shadow);
+            if let Some(slot) = slot {
+                slot.guest.set_masks(&after);
+                self.told.insert(uuid, slot.clone());
+            }
+            if let Some(kind) = EventKind::guest_matrix(uuid, &before, &after) {
+                self.host.events.emit(kind);
+            }
+        }
+        for apqn in effects.resets {
+            self.begin_reset(apqn, vfio_ap);
+        }
+        for apqn in effects.releases {
+            self.host.machine.release_interruption(apqn);
+            self.outcomes.insert(apqn, 0);
+        }
+    }
+
+    fn begin_reset(&mut self, apqn: Apqn, vfio_ap: &mut VfioAp) {
+        let answer = self.host.machine.zapq(apqn);
+        let in_progress = matches!(answer, 0x00 | 0x02 | 0x05 | 0x0a);
+        // Until its end is seen, a reset that was accepted is one in progress.
+        let code = if answer == 0x00 { 0x02 } else { answer };
+        self.outcomes.insert(apqn, code);
+        if in_progress {
+            self.resets.retain(|reset| reset.apqn != apqn);
+            self.resets.push(Reset { apqn, answer });
+        } else {
+            self.host.machine.release_interruption(apqn);
+        }
+        // Not the end of anything that a filter waits for, or it would have come out the same.
+        let _ = vfio_ap.record_reset(apqn, code, false);
+    }
+
+    /// Waits for the resets begun so far, without any lock that another guest needs, but not for ever: a queue that does not
+    /// come back stays unpassable and does not stop the operation.
+    pub(super) fn settle(&mut self) {
+        for _ in 0..RESET_LOOKS {
+            if self.resets.is_empty() {
+                return;
+            }
+            self.host.machine.pause(RESET_INTERVAL);
+            for reset in std::mem::take(&mut self.resets) {
+                self.look(reset);
+            }
+        }
+        for reset in std::mem::take(&mut self.resets) {
+            log::warn!("reset of queue {}: not ended after {:?}", reset.apqn, RESET_INTERVAL * RESET_LOOKS);
+            self.failed(reset.apqn);
+        }
+    }
+
+    fn look(&mut self, mut reset: Reset) {
+        let apqn = reset.apqn;
+        let (code, _) = self.host.machine.tapq(apqn);
+        let again = match code {
+            0x02 | 0x05 | 0x0a => {
+                self.resets.push(reset);
+                return;
+            }
+            0x35 | 0x36 => true,
+            _ => code != 0x01 && matches!(reset.answer, 0x02 | 0x05 | 0x0a),
+        };
+        let mut code = code;
+        if again {
+            reset.answer = self.host.machine.zapq(apqn);
+            code = reset.answer;
+            if matches!(code, 0x00 | 0x02 | 0x05 | 0x0a) {
+                self.resets.push(reset);
+                return;
+            }
+        }
+        self.outcomes.insert(apqn, code);
+        self.queue_step(apqn, |vfio_ap| vfio_ap.record_reset(apqn, code, true));
+        if passable_after(code) {
+            self.host.machine.release_interruption(apqn);
+        } else {
+            log::warn!("reset of queue {apqn} ended with response code {code:02x}");
+            self.failed(apqn);
+        }
+    }
+
+    /// A failed reset frees what the queue held of its guest all the same.
+    fn failed(&mut self, apqn: Apqn) {
+        self.host.machine.release_interruption(apqn);
+        let response_code = self.outcomes.get(&apqn).copied().unwrap_or_default();
+        self.host.events.emit(EventKind::ResetFailed { queue: apqn.to_string(), response_code });
+    }
+
+    /// Tells the guests, then waits for the resets. Returns how those ended.
+    pub(super) fn finish(mut self) -> BTreeMap<Apqn, u8> {
+        self.tell();
+        self.settle();
+        // The end of a reset may have plugged what waited for it.
+        self.tell();
+        self.outcomes
+    }
+
+    fn tell(&mut self) {
+        for (uuid, slot) in std::mem::take(&mut self.told) {
+            slot.guest.config_changed();
+            if !slot.guest.confirm() {
+                log::warn!("the VM of mdev {uuid} does not answer: it loses the device");
+                if let Err(error) = self.host.detach(uuid) {
+                    log::info!("take mdev {uuid} from a VM that does not answer: {error}");
+                }
+            }
+        }
+    }
+}
+
+impl Drivers for Steps<'_> {
+    fn driver_for(&self, apqn: Apqn) -> Option<Driver> {
+        self.host.permissions.lock().driver(apqn)
+    }
+
+    fn config_changed(&mut self, now: &Matrix, before: &Matrix) {
+        let (removed, mut added) = (before.minus(now), now.minus(before));
+        let guests = self.host.guests.lock();
+        let uuids: Vec<Uuid> = self.host.vfio_ap.lock().mdevs().iter().map(|mdev| mdev.uuid).collect();
+        for uuid in uuids {
+            let event = |vfio_ap: &mut VfioAp| Ok(vfio_ap.configuration_removed(uuid, &removed));
+            self.step_under(&guests, Some(uuid), event).expect("it is not refused");
+        }
+        added.apm = self.of_known_type(&added);
+        let mut vfio_ap = self.host.vfio_ap.lock();
+        vfio_ap.configuration_added(&added);
+        vfio_ap.set_configuration(*now);
+        self.host.events.emit(EventKind::Configuration);
+    }
+
+    fn probe(&mut self, apqn: Apqn, driver: Driver, last_reset: u8) {
+        if driver == Driver::VfioAp {
+            self.queue_step(apqn, |vfio_ap| vfio_ap.probe(apqn, last_reset));
+        }
+        self.host.events.emit(EventKind::Bound { queue: apqn.to_string(), driver });
+    }
+
+    fn remove(&mut self, apqn: Apqn, driver: Driver) -> u8 {
+        match driver {
+            Driver::VfioAp => self.queue_step(apqn, |vfio_ap| vfio_ap.remove(apqn)),
+            // The bus itself resets the queue of a driver that knows no resets.
+            Driver::Default => {
+                let _guests = self.host.guests.lock();
+                self.begin_reset(apqn, &mut self.host.vfio_ap.lock());
+            }
+        }
+        self.settle();
+        self.host.events.emit(EventKind::Unbound { queue: apqn.to_string(), driver });
+        let code = self.outcomes.get(&apqn).copied().unwrap_or_default();
+        // A queue that is gone holds nothing.
+        if code == 0x01 { 0 } else { code }
+    }
+
+    fn unregistered(&mut self, apqn: Apqn) {
+        self.host.permissions.lock().overrides.remove(&apqn);
+    }
+
+    fn scan_complete(&mut self) {
+        let guests = self.host.guests.lock();
+        let uuids: Vec<Uuid> = self.host.vfio_ap.lock().mdevs().iter().map(|mdev| mdev.uuid).collect();
+        for uuid in uuids {
+            let event = |vfio_ap: &mut VfioAp| Ok(vfio_ap.scan_complete(uuid));
+            self.step_under(&guests, Some(uuid), event).expect("it is not refused");
+        }
+        drop(guests);
+        self.settle();
+    }
+
+    fn state_changed(&mut self, apid: Apid) {
+        self.host.events.emit(EventKind::Adapter { adapter: apid.to_string() });
+        let guests = self.host.guests.lock();
+        let vfio_ap = self.host.vfio_ap.lock();
+        for (uuid, slot) in guests.iter() {
+            if vfio_ap.mdev(*uuid).is_ok_and(|mdev| mdev.shadow.apm.test(apid.0)) {
+                self.told.insert(*uuid, slot.clone());
+            }
+        }
+    }
+}
+
+impl Steps<'_> {
+    /// Of the adapters that the configuration gains, those that vfio_ap can take: on each domain gained with them, TAPQ tells
+    /// a type, and it is CEX4 or newer (`vfio_ap_filter_apid_by_qtype`).
+    fn of_known_type(&self, added: &Matrix) -> Mask256 {
+        let taken = |apid: &u8| {
+            added.aqm.iter().all(|apqi| {
+                let (code, information) = self.host.machine.tapq(Apqn::new(Apid(*apid), crycb::Apqi(apqi)));
+                let known = matches!(code, 0x00 | 0x02..=0x05);
+                known && information.is_some_and(|i| i.hardware_type >= OLDEST_TYPE)
+            })
+        };
+        added.apm.iter().filter(taken).collect()
+    }
+}
