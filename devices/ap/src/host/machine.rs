@@ -1,5 +1,7 @@
 //! What the host needs of the machine below it: its AP instructions, and a support element to change it.
 
+use std::collections::BTreeSet;
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use crycb::{Apqn, Qci};
@@ -40,16 +42,28 @@ pub trait Machine: Send + Sync {
 /// A machine that does what it is told at once: every queue of the configuration answers by the state of its adapter, and
 /// every reset succeeds. [`super::plan`] asks what a change would do on it.
 #[derive(Debug)]
-pub struct IdealMachine(std::sync::Mutex<Lpar>);
+pub struct IdealMachine {
+    lpar: Mutex<Lpar>,
+    resets: Mutex<BTreeSet<Apqn>>,
+}
 
 impl IdealMachine {
     /// A machine with this configuration.
     pub fn new(lpar: Lpar) -> Self {
-        Self(lpar.into())
+        Self { lpar: lpar.into(), resets: Mutex::default() }
     }
 
-    fn lpar(&self) -> std::sync::MutexGuard<'_, Lpar> {
-        self.0.lock().expect("no holder panics")
+    /// The queues of the configuration that were reset, ascending.
+    pub(super) fn resets(&self) -> Vec<Apqn> {
+        self.resets.lock().expect("no holder panics").iter().copied().collect()
+    }
+
+    pub(super) fn forget_resets(&self) {
+        self.resets.lock().expect("no holder panics").clear();
+    }
+
+    fn lpar(&self) -> MutexGuard<'_, Lpar> {
+        self.lpar.lock().expect("no holder panics")
     }
 }
 
@@ -78,6 +92,7 @@ impl Machine for IdealMachine {
     }
 
     fn zapq(&self, apqn: Apqn) -> u8 {
+        self.resets.lock().expect("no holder panics").insert(apqn);
         self.tapq(apqn).0
     }
 

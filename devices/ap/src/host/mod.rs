@@ -32,6 +32,7 @@ mod mdev;
 mod number;
 mod operation;
 mod permissions;
+mod plan;
 mod simulated;
 mod snapshot;
 mod steps;
@@ -51,6 +52,7 @@ pub use mdev::{Attribute, Mdev, MdevDefinition, MdevType, Start};
 pub use number::{Number, Pattern};
 pub use operation::Operation;
 pub use permissions::{Driver, MaskAttribute, Permissions};
+pub use plan::{BindingChange, GuestChange, Plan, Refusal};
 pub use snapshot::{AdapterIdentity, AdapterState, MdevState, QueueState, Snapshot};
 pub use vfio_ap::{BoundQueue, Effects, MAX_MDEVS, QueueStatus, VfioAp};
 
@@ -98,6 +100,19 @@ pub trait Guest: Send + Sync {
     }
 }
 
+/// The VM of a rehearsal.
+struct Nobody(u64);
+
+impl Guest for Nobody {
+    fn id(&self) -> u64 {
+        self.0
+    }
+    fn set_hook(&self, _: bool) {}
+    fn set_masks(&self, _: &Matrix) {}
+    fn config_changed(&self) {}
+    fn request(&self) {}
+}
+
 /// A guest in the host's list, and its VM lock.
 struct Slot {
     guest: Arc<dyn Guest>,
@@ -114,6 +129,8 @@ pub struct ApHost {
 
     // Connections.
     machine: Arc<dyn Machine>,
+    /// The machine again, in a rehearsal.
+    ideal: Option<Arc<IdealMachine>>,
     events: Events,
 
     // State, in the order of the locks.
@@ -152,23 +169,37 @@ impl ApHost {
         Self::new(description, Arc::new(machine))
     }
 
-    /// A host in the state of `snapshot`, on an [`IdealMachine`] and without VMs: to ask what an operation would do.
+    /// A host in the state of `snapshot`, on an [`IdealMachine`]; where a VM had a device open, one that does nothing has.
     pub fn rehearsal(snapshot: &Snapshot) -> Self {
         let lpar = snapshot.lpar();
         let machine = Arc::new(IdealMachine::new(lpar.clone()));
-        let host = Self::bare(lpar, snapshot.permissions(), machine);
+        let mut host = Self::bare(lpar, snapshot.permissions(), machine.clone());
         host.scan();
         {
             let mut bus = host.bus.lock();
-            let mut vfio_ap = host.vfio_ap.lock();
             for state in &snapshot.queues {
                 if let Some(device) = bus.queues.get_mut(&state.queue) {
                     device.driver = state.driver;
                 }
             }
+            let mut guests = host.guests.lock();
+            let mut vfio_ap = host.vfio_ap.lock();
             vfio_ap.restore(snapshot);
+            for mdev in vfio_ap.mdevs() {
+                if let Some(id) = mdev.guest {
+                    let vm = RankedMutex::with_key(Rank::Vm, id, ());
+                    guests.insert(mdev.uuid, Arc::new(Slot { guest: Arc::new(Nobody(id)), vm }));
+                }
+            }
         }
+        machine.forget_resets();
+        host.ideal = Some(machine);
         host
+    }
+
+    /// The queues reset since the rehearsal began, ascending.
+    fn rehearsed_resets(&self) -> Vec<Apqn> {
+        self.ideal.as_ref().map(|machine| machine.resets()).unwrap_or_default()
     }
 
     fn bare(lpar: Lpar, permissions: Permissions, machine: Arc<dyn Machine>) -> Self {
@@ -178,6 +209,7 @@ impl ApHost {
         Self {
             definitions: Vec::new(),
             machine,
+            ideal: None,
             events: Events::default(),
             bus: RankedMutex::new(Rank::Bus, Bus::new(lpar)),
             permissions: RankedMutex::new(Rank::ApAttr, permissions),
