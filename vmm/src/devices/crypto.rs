@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::io;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use ap::card::{OpensslRandom, Random, SeededRandom};
 use ap::host::{ApHost, Description, Guest, HostError, Lpar};
+use ap::lock::{Rank, RankedRwLock};
 use ap::{ApMachine, GuestAp, GuestCrycb, Hardware, Notifier};
 use crycb::{Crycb, CrycbFormat, Matrix, QciFlags};
 use css::Css;
@@ -107,13 +108,13 @@ impl Crypto {
         let crycb = Arc::new(GuestCrycb::new(&Crycb::new(format, &Matrix::EMPTY)));
         let notifier = Notifier { storage, post: vm.clone() };
         let ap = GuestAp { crycb, facilities, notifier };
-        let guest = Arc::new(ThisGuest { ap, vm, css, executing: RwLock::new(()) });
+        let guest = Arc::new(ThisGuest { ap, vm, css, executing: RankedRwLock::new(Rank::Instructions, ()) });
         host.attach(attachment.mdev, guest.clone()).map_err(refused)?;
         Ok(Self { host, machine, guest, mdev: attachment.mdev })
     }
 
     pub(super) fn execute(&self, cpu: &mut dyn Vcpu, exit: &Exit) -> Option<Outcome> {
-        let _reading = self.guest.executing.read().unwrap_or_else(PoisonError::into_inner);
+        let _reading = self.guest.executing.read();
         self.machine.execute(cpu, exit, &self.guest.ap)
     }
 
@@ -157,7 +158,7 @@ struct ThisGuest {
     css: Arc<Css>,
     /// Read by whoever executes an AP instruction, so that the CRYCB does not change under it: a CPU
     /// that has left the back end for an instruction counts as held off.
-    executing: RwLock<()>,
+    executing: RankedRwLock<()>,
 }
 
 impl Guest for ThisGuest {
@@ -169,7 +170,7 @@ impl Guest for ThisGuest {
 
     fn set_masks(&self, matrix: &Matrix) {
         self.vm.with_cpus_held(&mut || {
-            let _alone = self.executing.write().unwrap_or_else(PoisonError::into_inner);
+            let _alone = self.executing.write();
             let mut crycb = self.ap.crycb.crycb();
             crycb.set_matrix(matrix);
             self.ap.crycb.replace(&crycb);
