@@ -577,6 +577,10 @@ impl Vm for Machine {
         self.complex.cpus.iter().filter(running).count()
     }
 
+    fn is_operating(&self, address: u16) -> bool {
+        self.complex.cpus.get(usize::from(address)).is_some_and(|c| c.operating())
+    }
+
     fn cpu_addresses(&self) -> Vec<u16> {
         self.complex.cpus.iter().map(|c| c.address).collect()
     }

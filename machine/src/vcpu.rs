@@ -99,6 +99,9 @@ pub trait Vm: Post {
     /// How many CPUs are neither stopped nor in a disabled wait.
     fn operating_cpus(&self) -> usize;
 
+    /// Whether the CPU at `address` is in the operating state, waiting or not; false when there is none.
+    fn is_operating(&self, address: u16) -> bool;
+
     /// The CPU addresses.
     fn cpu_addresses(&self) -> Vec<u16>;
 

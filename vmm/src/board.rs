@@ -1,7 +1,7 @@
 //! What the CPUs exit to.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use crate::config::WatchdogAction;
 use crate::control::{Control, Crash, End};
 use crate::devices::Devices;
 use crate::diagnose::{Answer, Context, Reset, diagnose};
+use crate::events::{Event, ResetCause};
 use crate::ipl::ParameterBlock;
 use crate::loader::Boot;
 use crate::rate_limit::RateLimit;
@@ -59,6 +60,9 @@ pub struct Board {
     // Book-keeping.
     resetting: AtomicBool,
     waits: Mutex<BTreeMap<u16, VcpuState>>,
+    /// The host's number of each CPU's thread.
+    threads: Mutex<BTreeMap<u16, i32>>,
+    resets: AtomicU64,
     noise: RateLimit,
 }
 
@@ -78,6 +82,8 @@ impl Board {
             parameter_block: Mutex::default(),
             resetting: AtomicBool::new(false),
             waits: Mutex::default(),
+            threads: Mutex::default(),
+            resets: AtomicU64::new(0),
             noise: RateLimit::new(10, Duration::from_secs(10)),
         })
     }
@@ -97,8 +103,13 @@ impl Board {
 
     /// Runs `cpu` until the run ends.
     pub fn run(&self, cpu: &mut dyn Vcpu) {
+        let thread = rustix::thread::gettid().as_raw_nonzero().get();
+        lock(&self.threads).insert(cpu.address(), thread);
         while !self.control.ended() {
             self.reset_if_asked(cpu);
+            if self.control.park(cpu.address(), cpu.address() == BOOT_CPU) {
+                continue;
+            }
             match cpu.run() {
                 Ok(exit) => self.answer(cpu, exit),
                 Err(error) => self.control.end(End::Failed(error.into())),
@@ -109,9 +120,67 @@ impl Board {
     /// Carries out a reset that another thread asked for. Looked at before each run, not only after a
     /// kick, which another exit may have overtaken.
     pub(crate) fn reset_if_asked(&self, cpu: &mut dyn Vcpu) {
-        if cpu.address() == BOOT_CPU && self.control.take_reset() {
-            self.reset(cpu, Reset::LoadClear);
+        if cpu.address() != BOOT_CPU {
+            return;
         }
+        if let Some(cause) = self.control.take_reset() {
+            self.reset(cpu, Reset::LoadClear, cause);
+        }
+    }
+
+    /// Asks every CPU to be held between two instructions.
+    pub(crate) fn hold(&self) {
+        self.control.pause();
+    }
+
+    /// Whether all CPUs have come, or nobody asks for that any more.
+    pub(crate) fn held(&self) -> bool {
+        match self.control.settle() {
+            None => false,
+            Some(first) => {
+                if first {
+                    self.watchdog.hold();
+                }
+                true
+            }
+        }
+    }
+
+    /// Lets the CPUs go on.
+    pub(crate) fn release(&self) {
+        if self.control.resume() {
+            self.watchdog.release();
+        }
+    }
+
+    /// Asks the guest to power off; whether it listens now. If not, it will be told when it does.
+    pub(crate) fn power_down(&self) -> bool {
+        self.control.events().post(Event::PowerDown);
+        self.devices.quiesce(&*self.vm)
+    }
+
+    /// `running`, `paused` or `shutdown`.
+    pub fn status(&self) -> &'static str {
+        match (self.control.ended(), self.control.paused()) {
+            (true, _) => "shutdown",
+            (_, true) => "paused",
+            _ => "running",
+        }
+    }
+
+    /// What the guest is told about itself.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The host's number of the thread of CPU `address`, once it runs.
+    pub fn thread(&self, address: u16) -> Option<i32> {
+        lock(&self.threads).get(&address).copied()
+    }
+
+    /// How often the machine was reset.
+    pub fn resets(&self) -> u64 {
+        self.resets.load(Ordering::Relaxed)
     }
 
     /// Answers one exit.
@@ -124,7 +193,7 @@ impl Board {
                 Answer::Outcome(outcome) => outcome,
                 Answer::Reset(reset) => {
                     cpu.finish(Outcome::Resume);
-                    return self.reset(cpu, reset);
+                    return self.reset(cpu, reset, ResetCause::Guest);
                 }
             },
             Exit::StoreSystemInformation { function_code, selector1, selector2, operand } => {
@@ -171,7 +240,7 @@ impl Board {
     }
 
     /// Resets CPUs and devices, loads the guest again if `reset` says so, and goes on with `cpu`.
-    fn reset(&self, cpu: &mut dyn Vcpu, reset: Reset) {
+    fn reset(&self, cpu: &mut dyn Vcpu, reset: Reset, cause: ResetCause) {
         if self.resetting.swap(true, Ordering::SeqCst) {
             return; // Another CPU resets the machine already, and this one with it.
         }
@@ -190,6 +259,8 @@ impl Board {
             Ok(psw) => begin(cpu, psw),
             Err(error) => self.control.end(End::Failed(error.into())),
         }
+        self.resets.fetch_add(1, Ordering::Relaxed);
+        self.control.events().post(Event::Reset(cause));
         self.resetting.store(false, Ordering::SeqCst);
     }
 

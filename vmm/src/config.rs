@@ -11,6 +11,8 @@ use std::str::FromStr;
 use serde::Deserialize;
 use uuid::Uuid;
 
+use crate::qmp::SocketAddress;
+
 /// Most CPUs a guest may have: as many as READ CPU INFO names in one block.
 pub const MAX_CPUS: u16 = 240;
 /// Most guest storage: what a region-third table of the host maps with room to spare.
@@ -106,6 +108,11 @@ pub struct Options {
     #[arg(long, value_name = "TYPE")]
     pub console_type: Option<ConsoleType>,
 
+    /// Take management clients (QMP) at this UNIX socket; may be given several times
+    #[arg(long, value_name = "unix:PATH[,server=on][,wait=off]")]
+    #[serde(default)]
+    pub qmp: Vec<String>,
+
     /// What happens when the guest's watchdog (DIAGNOSE 288) runs out: reset, poweroff, none [default: reset]
     #[arg(long, value_name = "ACTION")]
     pub watchdog_action: Option<WatchdogAction>,
@@ -194,6 +201,8 @@ pub struct Config {
     pub console: ConsoleTarget,
     /// Which console the SCLP offers.
     pub console_type: ConsoleType,
+    /// Where management clients connect.
+    pub qmp: Vec<SocketAddress>,
     /// What an expired watchdog does.
     pub watchdog_action: WatchdogAction,
 }
@@ -233,6 +242,7 @@ impl Options {
             log: self.log.or(file.log),
             console: self.console.or(file.console),
             console_type: self.console_type.or(file.console_type),
+            qmp: if self.qmp.is_empty() { file.qmp } else { self.qmp },
             watchdog_action: self.watchdog_action.or(file.watchdog_action),
         }
     }
@@ -303,6 +313,7 @@ impl Options {
             log: self.log.unwrap_or_else(|| "warn".into()),
             console: self.console.as_deref().unwrap_or("stdio").parse()?,
             console_type: self.console_type.unwrap_or_default(),
+            qmp: self.qmp.iter().map(|text| text.parse()).collect::<Result<_, _>>()?,
             watchdog_action: self.watchdog_action.unwrap_or_default(),
         })
     }
@@ -415,6 +426,7 @@ mod tests {
             (r#"{"kernel": "k", "ap-host": "f"}"#, ["--ap-host", "--ap-mdev"]),
             (r#"{"kernel": "k", "name": ""}"#, ["--name", "printable"]),
             (r#"{"kernel": "k", "console": "tty"}"#, ["--console: 'tty'", "file=PATH"]),
+            (r#"{"kernel": "k", "qmp": ["tcp:h"]}"#, ["--qmp: 'tcp:h'", "give unix:PATH"]),
             (r#"{"kernel": 5}"#, ["--config", "flags of `adjunct run`"]),
         ] {
             check_error(json, &want);

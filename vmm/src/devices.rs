@@ -80,6 +80,11 @@ impl Devices {
         self.sclp.input(self.console, bytes, post);
     }
 
+    /// Bytes of console input that the guest had no room for.
+    pub(crate) fn dropped_input(&self) -> u64 {
+        self.sclp.dropped_input()
+    }
+
     /// Asks the guest to power off; whether it listens.
     pub(crate) fn quiesce(&self, post: &dyn Post) -> bool {
         self.sclp.quiesce(post)

@@ -1,7 +1,10 @@
-//! The event loop, in the main thread: what a person types, signals, the watchdog, the end of the run.
+//! The event loop, in the main thread: what a person types, signals, the watchdog, management clients, the
+//! end of the run.
 
+use std::cell::RefCell;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::rc::Rc;
 use std::time::Duration;
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
@@ -12,6 +15,7 @@ use crate::board::Board;
 use crate::console::{EscapeAction, Escapes};
 use crate::control::{End, HostFailure};
 use crate::host::{Signals, Stopping};
+use crate::qmp::{Server, Service};
 
 /// How long a guest may take to power off when asked to before the run ends anyway.
 const GRACE: Duration = Duration::from_secs(20);
@@ -39,10 +43,12 @@ pub enum Input {
     Typed,
 }
 
-/// Serves the events of `board` until its run has ended.
-pub fn serve(board: &Board, signals: &Signals, input: Input) -> Result<(), HostFailure> {
-    let mut manager = EventManager::new()?;
-    manager.add_subscriber(Loop {
+/// Serves the events of `board` and the clients of `qmp` until the run has ended.
+pub fn serve(board: &Board, signals: &Signals, input: Input, qmp: Server) -> Result<(), HostFailure> {
+    let mut manager = EventManager::<Box<dyn MutEventSubscriber>>::new()?;
+    let clients = Rc::new(RefCell::new(Service::new(qmp, board)));
+    manager.add_subscriber(Box::new(clients.clone()));
+    manager.add_subscriber(Box::new(Loop {
         board,
         signals,
         input,
@@ -51,10 +57,11 @@ pub fn serve(board: &Board, signals: &Signals, input: Input) -> Result<(), HostF
         retry: TimerFd::new()?,
         grace: TimerFd::new()?,
         stopping: "",
-    });
+    }));
     while !board.control.ended() {
         manager.run()?;
     }
+    clients.borrow_mut().finish();
     Ok(())
 }
 
@@ -179,7 +186,7 @@ impl Loop<'_> {
                 EscapeAction::Quit => self.board.control.end(End::Stopped("Ctrl-a x")),
                 EscapeAction::Help => eprint!("\n{}", Escapes::HELP),
                 EscapeAction::PowerDown => {
-                    if !self.board.devices.quiesce(&*self.board.vm) {
+                    if !self.board.power_down() {
                         eprintln!("\nadjunct: the guest does not listen for power-off requests yet");
                     }
                 }
@@ -194,7 +201,7 @@ impl Loop<'_> {
             Some(Stopping::Now(name)) => self.board.control.end(End::Stopped(name)),
             // A second request, or a guest that would not notice: at once.
             Some(Stopping::Gently(name)) => {
-                if !self.stopping.is_empty() || !self.board.devices.quiesce(&*self.board.vm) {
+                if !self.stopping.is_empty() || !self.board.power_down() {
                     return self.board.control.end(End::Stopped(name));
                 }
                 log::info!("{name}: asked the guest to power off within {GRACE:?}");

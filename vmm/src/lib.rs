@@ -17,9 +17,12 @@ mod control;
 pub mod devices;
 mod diagnose;
 mod event_loop;
+mod events;
 pub mod host;
 mod ipl;
 mod loader;
+mod pause;
+pub mod qmp;
 mod rate_limit;
 mod run;
 #[cfg(test)]
@@ -33,6 +36,7 @@ pub use config::{
 };
 pub use console::{EscapeAction, Escapes, Output};
 pub use control::{Control, Crash, End, HostFailure};
+pub use events::{Event, Events, ResetCause};
 pub use loader::{Boot, Error as LoadError};
 pub use rate_limit::RateLimit;
 pub use run::run;

@@ -13,6 +13,7 @@ use clap::{Parser, Subcommand};
 use log::LevelFilter;
 use machine::{Clock, HostClock, Storage, Vcpu, Vm};
 use vmm::devices::{Attachment, Connections, Devices};
+use vmm::qmp::{About, Server};
 use vmm::{
     BadArgument, Board, Boot, Config, ConsoleTarget, Control, End, Identity, LoadError, Options, Output,
     Parts, host,
@@ -95,6 +96,7 @@ fn run(config: &Config) -> anyhow::Result<End> {
         output: output.clone(),
     };
     let devices = Devices::new(config, attachment, to).context("start the crypto cards")?;
+    let qmp = Server::bind(&config.qmp, About::default())?;
     let control = Arc::new(Control::new(vm.clone()).context("make an event descriptor")?);
     let board = Board::new(Parts {
         storage,
@@ -107,7 +109,7 @@ fn run(config: &Config) -> anyhow::Result<End> {
         watchdog_action: config.watchdog_action,
     })
     .context("make the watchdog's timer")?;
-    Ok(vmm::run(&Arc::new(board), cpus, &output, config.console == ConsoleTarget::Stdio)?)
+    Ok(vmm::run(&Arc::new(board), cpus, &output, config.console == ConsoleTarget::Stdio, qmp)?)
 }
 
 fn start_log(filter: &str) -> Result<(), BadArgument> {

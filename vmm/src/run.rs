@@ -14,23 +14,25 @@ use crate::control::{Control, End, HostFailure};
 use crate::event_loop::{Input, serve};
 use crate::host::{RawTerminal, Signals};
 use crate::loader::Error as LoadError;
+use crate::qmp::Server;
 
 /// How long the end of a run waits for the CPUs, and for the reader of the console.
 const CPUS_PATIENCE: Duration = Duration::from_secs(5);
 const CONSOLE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Loads the guest and runs it to its end. `cpus` are all CPUs of the board's machine; `stdin` says
-/// whether standard input is the guest's. The terminal is restored and the console's output written
+/// whether standard input is the guest's, `qmp` takes management clients. The terminal is restored and the console's output written
 /// when this returns. An error means that the guest could not be loaded and nothing ran.
 pub fn run(
     board: &Arc<Board>,
     mut cpus: Vec<Box<dyn Vcpu>>,
     output: &Output,
     stdin: bool,
+    qmp: Server,
 ) -> Result<End, LoadError> {
     let boot = cpus.iter_mut().find(|cpu| cpu.address() == BOOT_CPU).expect("every machine has a CPU 0");
     board.start(&mut **boot)?;
-    let end = run_to_end(board, cpus, stdin).unwrap_or_else(End::Failed);
+    let end = run_to_end(board, cpus, stdin, qmp).unwrap_or_else(End::Failed);
     if !output.flush(CONSOLE_PATIENCE) {
         log::warn!("the reader of the console has left output unread for {CONSOLE_PATIENCE:?}: it is lost");
     }
@@ -38,7 +40,12 @@ pub fn run(
     Ok(end)
 }
 
-fn run_to_end(board: &Arc<Board>, cpus: Vec<Box<dyn Vcpu>>, stdin: bool) -> Result<End, HostFailure> {
+fn run_to_end(
+    board: &Arc<Board>,
+    cpus: Vec<Box<dyn Vcpu>>,
+    stdin: bool,
+    qmp: Server,
+) -> Result<End, HostFailure> {
     let signals = Signals::catch()?;
     let terminal = if stdin { RawTerminal::enter()? } else { None };
     let input = match (&terminal, stdin) {
@@ -56,7 +63,7 @@ fn run_to_end(board: &Arc<Board>, cpus: Vec<Box<dyn Vcpu>>, stdin: bool) -> Resu
     }
     drop(done);
     log::debug!("running on {} CPUs", threads.len());
-    if let Err(error) = serve(board, &signals, input) {
+    if let Err(error) = serve(board, &signals, input, qmp) {
         board.control.end(End::Failed(error));
     }
     join(threads, &all_done);
@@ -114,7 +121,7 @@ mod tests {
         let mut cpu = ScriptedCpu::new(&storage, exits);
         cpu.panics = panics;
         let output = Output::new(Box::new(io::sink())).unwrap();
-        let end = run(&Arc::new(board), vec![Box::new(cpu)], &output, false).unwrap();
+        let end = run(&Arc::new(board), vec![Box::new(cpu)], &output, false, Server::default()).unwrap();
         let status = end.exit_status();
         (end, status)
     }

@@ -116,6 +116,7 @@ pub enum Call {
     Held,
     Kick,
     ResetCpus(ResetKind, Option<u16>),
+    Restart(u16),
 }
 
 #[derive(Default)]
@@ -166,11 +167,16 @@ impl Vm for ScriptedVm {
         self.operating.load(Ordering::SeqCst)
     }
 
+    fn is_operating(&self, address: u16) -> bool {
+        usize::from(address) < self.operating.load(Ordering::SeqCst)
+    }
+
     fn cpu_addresses(&self) -> Vec<u16> {
         vec![0, 1]
     }
 
-    fn restart(&self, _: u16) -> bool {
-        false
+    fn restart(&self, address: u16) -> bool {
+        self.note(Call::Restart(address));
+        true
     }
 }

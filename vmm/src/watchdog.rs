@@ -8,6 +8,7 @@ use vmm_sys_util::timerfd::TimerFd;
 
 use crate::config::WatchdogAction;
 use crate::control::{Control, End};
+use crate::events::{Event, ResetCause};
 
 /// Shortest time in seconds that the guest may ask for.
 const SHORTEST: u64 = 15;
@@ -25,6 +26,8 @@ pub struct Watchdog {
     timer: Mutex<TimerFd>,
     // Guest-visible state: the end of the current period in guest time, `None` while it is off.
     deadline: Arc<Mutex<Option<u64>>>,
+    /// While the guest is held: nanoseconds left of the period.
+    left: Mutex<Option<u64>>,
 }
 
 /// The guest gave DIAGNOSE 288 something undefined: a specification exception.
@@ -39,7 +42,7 @@ impl Watchdog {
         control: Arc<Control>,
     ) -> std::io::Result<Self> {
         let timer = Mutex::new(TimerFd::new()?);
-        Ok(Self { action, clock, control, timer, deadline: Arc::default() })
+        Ok(Self { action, clock, control, timer, deadline: Arc::default(), left: Mutex::default() })
     }
 
     /// Functions 0 (init), 1 (change) and 2 (cancel) with the timeout in seconds and the action, which
@@ -50,8 +53,8 @@ impl Watchdog {
         }
         let running = self.deadline().is_some();
         match function {
-            0 => self.arm(seconds),
-            1 if running => self.arm(seconds),
+            0 => self.arm(nanoseconds(seconds)),
+            1 if running => self.arm(nanoseconds(seconds)),
             2 if running => self.reset(),
             _ => return Err(Undefined),
         }
@@ -60,20 +63,44 @@ impl Watchdog {
 
     /// Turns the watchdog off.
     pub fn reset(&self) {
+        *self.left() = None;
+        self.disarm();
+    }
+
+    /// The guest is held: so is its watchdog. Virtual time stands still by itself.
+    pub fn hold(&self) {
+        if let Some(deadline) = self.deadline().filter(|_| !self.clock.is_virtual()) {
+            *self.left() = Some(deadline.saturating_sub(self.clock.now()));
+            self.disarm();
+        }
+    }
+
+    /// The guest goes on, and has the time that was left.
+    pub fn release(&self) {
+        if let Some(left) = self.left().take() {
+            self.arm(left);
+        }
+    }
+
+    fn disarm(&self) {
         *self.lock() = None;
         if let Err(e) = self.timer().clear() {
             log::warn!("stop the watchdog's timer: {e}");
         }
     }
 
-    fn arm(&self, seconds: u64) {
-        let deadline = self.clock.now().saturating_add(seconds.saturating_mul(1_000_000_000));
+    fn arm(&self, nanoseconds: u64) {
+        let deadline = self.clock.now().saturating_add(nanoseconds);
         *self.lock() = Some(deadline);
         if self.clock.is_virtual() {
             let (state, control, action) = (self.deadline.clone(), self.control.clone(), self.action);
             self.clock.schedule(deadline, Box::new(move || expire(&state, deadline, &control, action)));
-        } else if let Err(e) = self.timer().reset(Duration::from_secs(seconds), None) {
-            log::warn!("set the watchdog's timer to {seconds} s: {e}");
+            return;
+        }
+        // A timer of zero would be off.
+        let period = Duration::from_nanos(nanoseconds.max(1));
+        if let Err(e) = self.timer().reset(period, None) {
+            log::warn!("set the watchdog's timer to {period:?}: {e}");
         }
     }
 
@@ -108,9 +135,17 @@ impl Watchdog {
         self.deadline.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn left(&self) -> std::sync::MutexGuard<'_, Option<u64>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn timer(&self) -> std::sync::MutexGuard<'_, TimerFd> {
         self.timer.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn nanoseconds(seconds: u64) -> u64 {
+    seconds.saturating_mul(1_000_000_000)
 }
 
 /// Acts unless the watchdog was set anew or off since.
@@ -123,8 +158,9 @@ fn expire(state: &Mutex<Option<u64>>, deadline: u64, control: &Control, action: 
         *state = None;
     }
     log::warn!("the guest's watchdog ran out: {action:?}");
+    control.events().post(Event::Watchdog(action));
     match action {
-        WatchdogAction::Reset => control.request_reset(),
+        WatchdogAction::Reset => control.request_reset(ResetCause::Guest),
         WatchdogAction::Poweroff => control.end(End::Watchdog),
         WatchdogAction::None => {}
     }

@@ -1,0 +1,181 @@
+//! What happens to a machine, told to whoever manages it.
+//!
+//! Any thread posts and none ever waits: the queue is bounded, and what does not fit is counted.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use serde_json::{Value, json};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::config::WatchdogAction;
+use crate::control::{Crash, End};
+
+/// Most events that wait for the event loop.
+const MOST: usize = 1024;
+
+/// Why a machine was reset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResetCause {
+    /// The guest's own DIAGNOSE, or its watchdog.
+    Guest,
+    /// A command of the management socket.
+    Management,
+}
+
+/// Something that happened to a machine.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// Every CPU is held.
+    Stop,
+    /// The CPUs go on.
+    Resume,
+    /// The machine was reset.
+    Reset(ResetCause),
+    /// The guest was asked to power off.
+    PowerDown,
+    /// The guest is about to be gone: whether it did that itself, and why in QEMU's words.
+    Shutdown {
+        /// By the guest itself.
+        guest: bool,
+        /// One of QEMU's reasons.
+        reason: &'static str,
+    },
+    /// The guest crashed.
+    Panicked(Box<Crash>),
+    /// The guest's watchdog ran out.
+    Watchdog(WatchdogAction),
+    /// Clients of the management sockets came or went: how many there are.
+    Clients(usize),
+}
+
+impl Event {
+    /// The name that clients know, and the data.
+    pub fn describe(&self) -> (&'static str, Option<Value>) {
+        match self {
+            Self::Stop => ("STOP", None),
+            Self::Resume => ("RESUME", None),
+            Self::Reset(cause) => {
+                let (guest, reason) = match cause {
+                    ResetCause::Guest => (true, "guest-reset"),
+                    ResetCause::Management => (false, "host-qmp-system-reset"),
+                };
+                ("RESET", Some(json!({"guest": guest, "reason": reason})))
+            }
+            Self::PowerDown => ("POWERDOWN", None),
+            Self::Shutdown { guest, reason } => ("SHUTDOWN", Some(json!({"guest": guest, "reason": reason}))),
+            Self::Panicked(crash) => {
+                let psw = crash.state.psw;
+                let info = json!({
+                    "type": "s390",
+                    "core": crash.cpu,
+                    "psw-mask": psw.mask,
+                    "psw-addr": psw.address,
+                    "reason": "disabled-wait",
+                });
+                ("GUEST_PANICKED", Some(json!({"action": "poweroff", "info": info})))
+            }
+            Self::Watchdog(action) => {
+                let action = match action {
+                    WatchdogAction::Reset => "reset",
+                    WatchdogAction::Poweroff => "poweroff",
+                    WatchdogAction::None => "none",
+                };
+                ("WATCHDOG", Some(json!({"action": action})))
+            }
+            Self::Clients(count) => ("X_CLIENTS_CHANGED", Some(json!({"clients": count}))),
+        }
+    }
+
+    /// What the end of a run is told as, in this order.
+    pub fn of_end(end: &End) -> Vec<Self> {
+        let shutdown = |guest, reason| Self::Shutdown { guest, reason };
+        match end {
+            End::PoweredOff => vec![shutdown(true, "guest-shutdown")],
+            End::Crashed(crash) => vec![Self::Panicked(crash.clone()), shutdown(true, "guest-panic")],
+            End::Watchdog => vec![shutdown(true, "guest-shutdown")],
+            End::Stopped("quit") => vec![shutdown(false, "host-qmp-quit")],
+            End::Stopped(by) if by.starts_with("SIG") => vec![shutdown(false, "host-signal")],
+            End::Stopped(_) => vec![shutdown(false, "host-ui")],
+            End::Failed(_) => vec![shutdown(false, "host-error")],
+        }
+    }
+}
+
+/// The events that nobody has taken yet.
+#[derive(Debug)]
+pub struct Events {
+    queue: Mutex<Queue>,
+    wake: EventFd,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    events: VecDeque<(SystemTime, Event)>,
+    dropped: u64,
+}
+
+impl Events {
+    /// None yet.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self { queue: Mutex::default(), wake: EventFd::new(EFD_NONBLOCK)? })
+    }
+
+    /// Adds an event.
+    pub fn post(&self, event: Event) {
+        {
+            let mut queue = self.queue();
+            if queue.events.len() < MOST {
+                queue.events.push_back((SystemTime::now(), event));
+            } else {
+                queue.dropped += 1;
+            }
+        }
+        self.nudge();
+    }
+
+    /// Makes the event loop look, though there is no event.
+    pub fn nudge(&self) {
+        // Refused only when the counter is near 2^64; then it is readable.
+        let _ = self.wake.write(1);
+    }
+
+    /// Takes all events, and how many were lost after them.
+    pub fn take(&self) -> (Vec<(SystemTime, Event)>, u64) {
+        let mut queue = self.queue();
+        (queue.events.drain(..).collect(), std::mem::take(&mut queue.dropped))
+    }
+
+    /// Makes [`descriptor`](Self::descriptor) unready.
+    pub fn clear(&self) {
+        let _ = self.wake.read();
+    }
+
+    /// Readable when there is something to look at.
+    pub fn descriptor(&self) -> RawFd {
+        self.wake.as_raw_fd()
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_has_to_listen() {
+        let events = Events::new().unwrap();
+        for _ in 0..MOST + 7 {
+            events.post(Event::Reset(ResetCause::Guest));
+        }
+        let (taken, dropped) = events.take();
+        assert_eq!((taken.len(), dropped), (MOST, 7));
+        assert_eq!((events.take().0.len(), events.take().1), (0, 0));
+    }
+}

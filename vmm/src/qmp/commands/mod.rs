@@ -1,0 +1,152 @@
+//! What the commands do.
+//!
+//! Each is a row of [`ALL`] and a function beside it. They run in the event loop and never wait.
+
+mod descriptors;
+mod life;
+mod own;
+mod query;
+
+use std::time::Instant;
+
+use serde_json::Value;
+
+use super::About;
+use super::descriptors::Sets;
+use super::schema::{NOTHING, Object, Type, may, needs, object};
+use super::session::Client;
+use super::table::{EventRow, Row};
+use crate::board::Board;
+
+pub(super) use life::{monitor_cont, monitor_stop};
+
+/// Every command, by module.
+pub static ALL: &[&[Row]] = &[query::ROWS, life::ROWS, descriptors::ROWS, own::ROWS];
+
+/// What a command may use.
+pub struct Context<'a> {
+    /// The machine.
+    pub board: &'a Board,
+    /// What all clients share.
+    pub shared: &'a mut Shared,
+    /// The client that gave the command.
+    pub client: &'a mut Client,
+}
+
+/// What all clients share.
+pub struct Shared {
+    /// What the commands say about the machine.
+    pub about: About,
+    /// Sets of descriptors.
+    pub sets: Sets,
+    /// Counters.
+    pub metrics: Metrics,
+    /// When the sockets were opened.
+    pub since: Instant,
+}
+
+/// Counters of the management sockets.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Metrics {
+    /// Clients now.
+    pub clients: u64,
+    /// Clients ever.
+    pub connections: u64,
+    /// Connections refused because there were too many.
+    pub refused: u64,
+    /// Commands answered.
+    pub commands: u64,
+    /// Those of them answered with an error.
+    pub errors: u64,
+    /// Events written for clients.
+    pub events: u64,
+    /// Events that were dropped since a client did not read.
+    pub events_dropped: u64,
+}
+
+/// Asked whenever something has changed: the answer once there is one.
+pub type Wait = Box<dyn FnMut(&Board) -> Option<Value> + Send>;
+
+/// How a command that has not failed goes on.
+pub enum Answer {
+    /// It is done.
+    Now(Value),
+    /// It is done, but for what has to come after the reply.
+    Then(Value, After),
+    /// It takes time.
+    Wait(Wait),
+}
+
+/// What comes after a reply.
+pub enum After {
+    /// Nothing.
+    Nothing,
+    /// Commands are taken and events told from now on.
+    Negotiated {
+        /// Commands may be given out of band.
+        oob: bool,
+    },
+    /// This.
+    Do(fn(&Board)),
+}
+
+/// The answer of commands that have none.
+fn done() -> Answer {
+    Answer::Now(Value::Object(serde_json::Map::new()))
+}
+
+/// The type of that answer.
+const DONE: Type = Type::Object(&NOTHING);
+
+static RESET_DATA: Object =
+    object("ResetData", &[needs("guest", Type::Bool), needs("reason", Type::Enum("ShutdownCause", CAUSES))]);
+static SHUTDOWN_DATA: Object = object(
+    "ShutdownData",
+    &[needs("guest", Type::Bool), needs("reason", Type::Enum("ShutdownCause", CAUSES))],
+);
+const CAUSES: &[&str] = &[
+    "host-error",
+    "host-qmp-quit",
+    "host-qmp-system-reset",
+    "host-signal",
+    "host-ui",
+    "guest-shutdown",
+    "guest-reset",
+    "guest-panic",
+];
+static PANIC_S390: Object = object(
+    "GuestPanicInformationS390",
+    &[
+        needs("core", Type::Int),
+        needs("psw-mask", Type::Int),
+        needs("psw-addr", Type::Int),
+        needs("reason", Type::Enum("S390CrashReason", &["disabled-wait"])),
+    ],
+);
+static PANIC_INFORMATION: Object = Object {
+    name: "GuestPanicInformation",
+    members: &[needs("type", Type::Enum("GuestPanicInformationType", &["s390"]))],
+    variants: Some(("type", &[("s390", &PANIC_S390)])),
+};
+static PANICKED_DATA: Object = object(
+    "GuestPanickedData",
+    &[
+        needs("action", Type::Enum("GuestPanicAction", &["poweroff"])),
+        may("info", Type::Object(&PANIC_INFORMATION)),
+    ],
+);
+static WATCHDOG_DATA: Object =
+    object("WatchdogData", &[needs("action", Type::Enum("WatchdogAction", &["reset", "poweroff", "none"]))]);
+static CLIENTS_DATA: Object = object("ClientsData", &[needs("clients", Type::Int)]);
+
+/// Every event.
+pub static EVENTS: &[EventRow] = &[
+    EventRow { name: "STOP", data: &NOTHING, asked_for: false },
+    EventRow { name: "RESUME", data: &NOTHING, asked_for: false },
+    EventRow { name: "RESET", data: &RESET_DATA, asked_for: false },
+    EventRow { name: "POWERDOWN", data: &NOTHING, asked_for: false },
+    EventRow { name: "SHUTDOWN", data: &SHUTDOWN_DATA, asked_for: false },
+    EventRow { name: "GUEST_PANICKED", data: &PANICKED_DATA, asked_for: false },
+    EventRow { name: "WATCHDOG", data: &WATCHDOG_DATA, asked_for: false },
+    EventRow { name: "X_CLIENTS_CHANGED", data: &CLIENTS_DATA, asked_for: true },
+];

@@ -1,0 +1,385 @@
+//! The sockets and their clients, on the event loop.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, IoSliceMut, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketAddrUnix, SocketFlags,
+    SocketType,
+};
+
+use super::commands::{Metrics, Shared};
+use super::descriptors::{MOST_ARRIVED, Sets};
+use super::error::Error;
+use super::session::Session;
+use super::{About, SocketAddress};
+use crate::board::Board;
+use crate::events::Event;
+use crate::rate_limit::RateLimit;
+
+/// Most clients at once, on all sockets together.
+pub const MOST_CLIENTS: usize = 128;
+/// Connections that wait to be taken.
+const BACKLOG: i32 = 128;
+/// Bytes read at once.
+const CHUNK: usize = 16 << 10;
+
+/// What a descriptor is registered for: the events of the machine, a listening socket (from 1), a client.
+const MACHINE: u32 = 0;
+const FIRST_CLIENT: u32 = 1 << 16;
+
+/// A management socket cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[error("--qmp: {path}: {problem}")]
+pub struct ServerError {
+    path: String,
+    problem: String,
+    #[source]
+    source: Option<io::Error>,
+}
+
+/// Listening sockets, whose files go away with this.
+#[derive(Default)]
+pub struct Server {
+    listeners: Vec<Listener>,
+    about: About,
+}
+
+struct Listener {
+    socket: UnixListener,
+    path: PathBuf,
+    /// Device and inode of the file that this made.
+    file: (u64, u64),
+}
+
+impl Server {
+    /// Listens at `addresses`; clients are served once the guest runs. A file that a dead process left
+    /// there is replaced, a socket that somebody listens at is not.
+    pub fn bind(addresses: &[SocketAddress], about: About) -> Result<Self, ServerError> {
+        let listeners =
+            addresses.iter().map(|address| Listener::bind(&address.path)).collect::<Result<_, _>>()?;
+        Ok(Self { listeners, about })
+    }
+}
+
+impl Listener {
+    fn bind(path: &Path) -> Result<Self, ServerError> {
+        let error = |problem: &str, source: Option<io::Error>| ServerError {
+            path: path.display().to_string(),
+            problem: problem.into(),
+            source,
+        };
+        let refused = |source: io::Error| error("make the socket", Some(source));
+        if let Ok(found) = fs::symlink_metadata(path) {
+            if !found.file_type().is_socket() {
+                return Err(error("something else than a socket has this name; give another one", None));
+            }
+            match UnixStream::connect(path) {
+                Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
+                    log::debug!("{}: nobody listens any more, replacing it", path.display());
+                    fs::remove_file(path).map_err(refused)?;
+                }
+                Err(e) => return Err(refused(e)),
+                Ok(_) => return Err(error("another process listens there; give another path", None)),
+            }
+        }
+        let listen = || -> io::Result<Self> {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+            rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+            // Whoever may connect rules the guest. Nobody can before it listens.
+            fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+            rustix::net::listen(&socket, BACKLOG)?;
+            let made = fs::symlink_metadata(path)?;
+            Ok(Self { socket: socket.into(), path: path.into(), file: (made.dev(), made.ino()) })
+        };
+        listen().map_err(refused)
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // Only our own file.
+        if fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.file)
+            && let Err(e) = fs::remove_file(&self.path)
+        {
+            log::warn!("remove {}: {e}", self.path.display());
+        }
+    }
+}
+
+/// A client of a socket.
+struct Client {
+    stream: UnixStream,
+    session: Session,
+    /// What its descriptor is registered for.
+    interest: EventSet,
+    /// It sends nothing more; what it sent is still answered.
+    ended: bool,
+    /// It has gone, or did what nobody should.
+    gone: bool,
+}
+
+impl Client {
+    /// Reads what there is and there is room for.
+    fn read(&mut self) {
+        let mut buffer = [0; CHUNK];
+        let room = self.session.room().min(CHUNK);
+        if room == 0 || self.ended {
+            return;
+        }
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_ARRIVED))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let into = &mut [IoSliceMut::new(&mut buffer[..room])];
+        let received = rustix::net::recvmsg(&self.stream, into, &mut control, RecvFlags::CMSG_CLOEXEC);
+        let count = match received {
+            Ok(received) => received.bytes,
+            Err(e) => {
+                let e = io::Error::from(e);
+                let again = [io::ErrorKind::WouldBlock, io::ErrorKind::Interrupted].contains(&e.kind());
+                self.gone |= !again;
+                return;
+            }
+        };
+        let rights = |message| match message {
+            RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
+            _ => None,
+        };
+        let descriptors: Vec<OwnedFd> = control.drain().filter_map(rights).flatten().collect();
+        self.ended = count == 0;
+        self.session.input(&buffer[..count], descriptors);
+    }
+
+    /// Writes what the client takes now.
+    fn write(&mut self) {
+        while !self.gone && !self.session.output().is_empty() {
+            match (&self.stream).write(self.session.output()) {
+                Ok(count) => self.session.written(count),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => self.gone = true,
+            }
+        }
+    }
+
+    fn wanted(&self) -> EventSet {
+        let mut wanted = EventSet::empty();
+        if !self.ended && self.session.room() > 0 {
+            wanted |= EventSet::IN;
+        }
+        if !self.session.output().is_empty() {
+            wanted |= EventSet::OUT;
+        }
+        wanted
+    }
+}
+
+/// The server at work.
+pub(crate) struct Service<'a> {
+    board: &'a Board,
+    listeners: Vec<Listener>,
+    clients: BTreeMap<u32, Client>,
+    next: u32,
+    shared: Shared,
+    /// Whether connections are taken now.
+    accepting: bool,
+    noise: RateLimit,
+}
+
+impl<'a> Service<'a> {
+    /// Serves the clients of `server` for `board`.
+    pub(crate) fn new(server: Server, board: &'a Board) -> Self {
+        Self {
+            board,
+            listeners: server.listeners,
+            clients: BTreeMap::new(),
+            next: FIRST_CLIENT,
+            shared: Shared {
+                about: server.about,
+                sets: Sets::default(),
+                metrics: Metrics::default(),
+                since: Instant::now(),
+            },
+            accepting: true,
+            noise: RateLimit::new(5, Duration::from_secs(60)),
+        }
+    }
+
+    /// Tells the clients what they have not been told yet, as far as they take it now. For the end.
+    pub(crate) fn finish(&mut self) {
+        self.serve();
+    }
+
+    fn accept(&mut self, listener: usize, ops: &mut EventOps<'_>) {
+        let Some(listener) = self.listeners.get(listener) else { return };
+        loop {
+            match listener.socket.accept() {
+                Ok((stream, _)) => {
+                    if self.clients.len() >= MOST_CLIENTS {
+                        self.shared.metrics.refused += 1;
+                        refuse(&stream);
+                        continue;
+                    }
+                    let id = self.next;
+                    self.next = self.next.checked_add(1).unwrap_or(FIRST_CLIENT);
+                    let client = Client {
+                        stream,
+                        session: Session::new(),
+                        interest: EventSet::IN,
+                        ended: false,
+                        gone: false,
+                    };
+                    let added = client.stream.set_nonblocking(true).is_ok()
+                        && ops.add(Events::with_data(&client.stream, id, EventSet::IN)).is_ok();
+                    if added {
+                        self.clients.insert(id, client);
+                        self.shared.metrics.connections += 1;
+                        self.board.control.events().post(Event::Clients(self.clients.len()));
+                    }
+                }
+                Err(e) => match e.kind() {
+                    io::ErrorKind::WouldBlock => return,
+                    io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
+                    _ => {
+                        // Most likely out of descriptors: until one is closed it would fail again at once.
+                        if self.noise.pass().is_some() {
+                            log::warn!("take a connection of the management socket: {e}");
+                        }
+                        self.accepting = false;
+                        self.for_listeners(|events| ops.remove(events));
+                        return;
+                    }
+                },
+            }
+        }
+    }
+
+    fn for_listeners<E: std::fmt::Debug>(&self, mut action: impl FnMut(Events) -> Result<(), E>) {
+        for (n, listener) in self.listeners.iter().enumerate() {
+            let events = Events::with_data(&listener.socket, n as u32 + 1, EventSet::IN);
+            if let Err(e) = action(events) {
+                log::warn!("wait for connections at {}: {e:?}", listener.path.display());
+            }
+        }
+    }
+
+    /// Carries out what clients have asked for, and tells them what happened.
+    fn serve(&mut self) {
+        let Self { board, clients, shared, .. } = self;
+        shared.metrics.clients = clients.len() as u64;
+        loop {
+            tell(clients, shared, board);
+            let ids: Vec<u32> = clients.keys().copied().collect();
+            let mut idle = true;
+            for id in ids {
+                let reply = clients.get_mut(&id).and_then(|client| client.session.advance(board, shared));
+                if let Some(reply) = reply {
+                    idle = false;
+                    tell(clients, shared, board);
+                    if let Some(client) = clients.get_mut(&id) {
+                        client.session.reply(reply, board, shared);
+                        client.write();
+                    }
+                }
+            }
+            if idle {
+                break;
+            }
+        }
+        for client in clients.values_mut() {
+            client.write();
+            let answered = client.session.is_idle() && client.session.output().is_empty();
+            client.gone |= client.ended && answered;
+        }
+    }
+
+    /// Waits for what each client can do next; forgets those that have gone.
+    fn settle(&mut self, ops: &mut EventOps<'_>) {
+        let before = self.clients.len();
+        self.clients.retain(|&id, client| {
+            if client.gone {
+                let _ = ops.remove(Events::empty(&client.stream));
+                return false;
+            }
+            let wanted = client.wanted();
+            if wanted == client.interest {
+                return true;
+            }
+            client.interest = wanted;
+            ops.modify(Events::with_data(&client.stream, id, wanted)).is_ok()
+        });
+        if self.clients.len() < before {
+            self.board.control.events().post(Event::Clients(self.clients.len()));
+            if self.clients.is_empty() {
+                self.shared.sets.clear();
+            }
+        }
+        if !self.accepting && self.clients.len() < before {
+            self.accepting = true;
+            self.for_listeners(|events| ops.add(events));
+        }
+    }
+}
+
+/// Tells every client the machine's events.
+fn tell(clients: &mut BTreeMap<u32, Client>, shared: &mut Shared, board: &Board) {
+    let (events, lost) = board.control.events().take();
+    for (at, event) in events {
+        let (name, data) = event.describe();
+        for client in clients.values_mut() {
+            client.session.event(at, name, data.as_ref(), shared);
+        }
+    }
+    if lost > 0 {
+        clients.values_mut().for_each(|client| client.session.lost(lost, shared));
+    }
+}
+
+/// Says why a connection is closed at once.
+fn refuse(stream: &UnixStream) {
+    let error = Error::generic(format_args!("{MOST_CLIENTS} clients are connected already; close one first"));
+    let line = format!("{}\r\n", serde_json::json!({"error": error.to_value()}));
+    // A new connection has room for a line; if not, it is closed all the same.
+    let _ = stream.set_nonblocking(true);
+    let mut stream = stream;
+    let _ = stream.write(line.as_bytes());
+}
+
+impl MutEventSubscriber for Service<'_> {
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        let machine = self.board.control.events().descriptor();
+        if let Err(e) = ops.add(Events::with_data_raw(machine, MACHINE, EventSet::IN)) {
+            log::warn!("wait for the machine's events: {e:?}");
+        }
+        self.for_listeners(|events| ops.add(events));
+    }
+
+    fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
+        let data = events.data();
+        if data == MACHINE {
+            self.board.control.events().clear();
+        } else if data < FIRST_CLIENT {
+            self.accept(data as usize - 1, ops);
+        } else if let Some(client) =
+            self.clients.get_mut(&data).filter(|c| c.stream.as_raw_fd() == events.fd())
+        {
+            if events.event_set().contains(EventSet::IN) {
+                client.read();
+            }
+            // Both directions are closed: nobody is there to be answered.
+            let hung_up = events.event_set().intersects(EventSet::HANG_UP | EventSet::ERROR);
+            client.gone |= hung_up && !events.event_set().contains(EventSet::IN);
+            client.ended |= hung_up;
+        }
+        self.serve();
+        self.settle(ops);
+    }
+}
