@@ -5,7 +5,11 @@
 
 #![forbid(unsafe_code)]
 
+mod fixture;
 mod model;
+mod recorded;
+#[cfg(feature = "shuttle")]
+mod schedules;
 
 use ap::lock::{Action, LockEvent, LockId, Rank};
 use model::{Program, Threads};

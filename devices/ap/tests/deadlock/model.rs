@@ -59,8 +59,14 @@ impl Threads {
     /// Explores every interleaving, or as many as find a deadlock.
     ///
     /// # Panics
-    /// If no interleaving ends.
+    /// If a program keeps a lock, or no interleaving ends.
     pub fn explore(self) -> Explored {
+        let end: Vec<_> =
+            self.0.iter().map(|program| Place { next: program.steps.len(), in_line: false }).collect();
+        for (thread, program) in self.0.iter().enumerate() {
+            let kept = program.steps.iter().find(|step| self.holds(&end, thread, step.lock).is_some());
+            assert_eq!(kept, None, "{} ends with a lock", program.name);
+        }
         let threads = self.clone();
         let checker = self.checker().spawn_bfs().join();
         let deadlock = checker.discovery(NO_DEADLOCK).map(|path| threads.waits(path.last_state()));
