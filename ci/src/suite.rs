@@ -103,7 +103,10 @@ fn unit_tests(
     if let Some(directory) = guest.and_then(|g| g.kernel.parent()) {
         command.env("ADJUNCT_GUEST", directory);
     }
-    run_tests(command, "cargo test --workspace", "cargo test", report)
+    run_tests(command, "cargo test --workspace", "cargo test", report)?;
+    // Random schedules of the AP host's locks. A run of its own, since the feature is not for programs.
+    let schedules = ["test", "--package", "ap", "--features", "shuttle", "--test", "deadlock"];
+    run_tests(cargo(workspace, &schedules), "cargo test of schedules", "schedules of the AP host", report)
 }
 
 /// The same tests as a big-endian s390x host runs them, under QEMU's user emulation.
