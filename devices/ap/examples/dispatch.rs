@@ -34,11 +34,11 @@ fn main() {
     let machine = ApMachine::new(hardware, Arc::new(HostClock::new()), Arc::new(OpensslRandom))
         .expect("the host starts a thread");
     let storage = Arc::new(Storage::new(1 << 20).expect("the host maps a megabyte"));
-    let guest = GuestAp {
-        crycb: Arc::new(GuestCrycb::new(&Crycb::new(CrycbFormat::Format2, &matrix))),
-        facilities: FacilityList::from_bits(&[12, 15, 65]),
-        notifier: Notifier { storage: storage.clone(), post: Arc::new(Nobody) },
-    };
+    let guest = GuestAp::new(
+        Arc::new(GuestCrycb::new(&Crycb::new(CrycbFormat::Format2, &matrix))),
+        FacilityList::from_bits(&[12, 15, 65]),
+        Notifier::new(storage.clone(), Arc::new(Nobody)),
+    );
     let mut cpu = Cpu { gr: [0; 16], storage };
 
     let mut tapq = Vec::new();

@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 
 use crate::guest::GuestAp;
 use crate::hardware::ApMachine;
-use crate::instruction::{Environment, dqap_continuation};
+use crate::instruction::{Environment, dqap_continuation, is_aqic};
 
 impl ApMachine {
     /// Executes the AP instruction that `vcpu` exited with for the guest that it belongs to. The CRYCB is read here, once per
@@ -17,12 +17,15 @@ impl ApMachine {
             return None;
         }
         let psw = vcpu.state().psw;
+        let hook = (*exit == Exit::Pqap && is_aqic(vcpu.gr(0))).then(|| guest.hook().enter());
+        let _executing = guest.begin_instruction();
         let bytes = guest.crycb.load();
         let environment = Environment {
             crycb: crycb::CrycbView::new(guest.crycb.format(), &bytes),
             facilities: &guest.facilities,
             problem_state: psw.mask & psw_bits::PROBLEM != 0,
             notifier: &guest.notifier,
+            hook: hook.as_deref() == Some(&true),
         };
         let mode = psw.addressing_mode().unwrap_or(AddressingMode::Bits64);
         let condition_code = match *exit {
@@ -381,6 +384,28 @@ mod tests {
             assert_eq!(execute(&bench, &mut cpu, Exit::Pqap), Outcome::ConditionCode(0));
             assert_eq!(read(&bench, 0x5010, 1), [0x07]);
         }
+    }
+
+    #[test]
+    fn aqic_needs_the_hook_and_nothing_else_does() {
+        let bench = Bench::new(false);
+        for (hook, gr1) in [(false, 0x1_0000), (true, 0x8000_0000)] {
+            bench.guest.set_hook(hook);
+            let mut cpu = bench.cpu();
+            (cpu.gr[0], cpu.gr[1], cpu.gr[2]) = (0x0300_0504, 1 << 47 | 6, 0x1000);
+            let outcome = execute(&bench, &mut cpu, Exit::Pqap);
+            let cc = u8::from(!hook) * 3;
+            assert_eq!((outcome, cpu.gr[1]), (Outcome::ConditionCode(cc), gr1), "{hook}");
+            assert_eq!(bench.guest.resources().pins, u32::from(hook));
+            let mut cpu = bench.cpu();
+            cpu.gr[0] = 0x0504;
+            assert_eq!(execute(&bench, &mut cpu, Exit::Pqap), Outcome::ConditionCode(0));
+        }
+        // What the guest may reach changes as a whole.
+        bench.guest.set_masks(&crycb::Matrix::EMPTY);
+        let mut cpu = bench.cpu();
+        cpu.gr[0] = 0x0504;
+        assert_eq!((execute(&bench, &mut cpu, Exit::Pqap), cpu.gr[1]), (Outcome::ConditionCode(3), 0x1_0000));
     }
 
     /// Clears one bit in the bytes of the running guest's CRYCB and nothing else.

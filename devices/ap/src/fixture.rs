@@ -15,8 +15,9 @@ use zarch::{
 };
 
 use crate::card::{Card, CardFacts, Mode, SeededRandom, Session};
-use crate::guest::{GuestAp, GuestCrycb, Notifier};
+use crate::guest::{GuestAp, GuestCrycb};
 use crate::hardware::{ApMachine, Hardware};
+use crate::notifier::Notifier;
 
 pub const MAX_MESSAGE: usize = 12 * 1024;
 pub const DEPTH: u8 = 4;
@@ -48,9 +49,13 @@ struct Gate {
 
 impl Echo {
     pub fn new(mode: Mode) -> Arc<Self> {
+        Self::of_type(mode, 14)
+    }
+
+    pub fn of_type(mode: Mode, hardware_type: u8) -> Arc<Self> {
         let facts = CardFacts {
             mode,
-            hardware_type: 14,
+            hardware_type,
             mex4k: true,
             crt4k: true,
             max_message: MAX_MESSAGE,
@@ -229,11 +234,11 @@ impl Bench {
         let storage = Arc::new(Storage::new(STORAGE).unwrap());
         let posted = Arc::new(Posted::default());
         let matrix = Matrix { apm: mask(&[5, 6, 7]), aqm: mask(&[4, 0xab]), adm: mask(&[4]) };
-        let guest = GuestAp {
-            crycb: Arc::new(GuestCrycb::new(&Crycb::new(CrycbFormat::Format2, &matrix))),
-            facilities: facilities(&[Facility::ApQci, Facility::ApFacilitiesTest, Facility::ApInterruptions]),
-            notifier: Notifier { storage: storage.clone(), post: posted.clone() },
-        };
+        let guest = GuestAp::new(
+            Arc::new(GuestCrycb::new(&Crycb::new(CrycbFormat::Format2, &matrix))),
+            facilities(&[Facility::ApQci, Facility::ApFacilitiesTest, Facility::ApInterruptions]),
+            Notifier::new(storage.clone(), posted.clone()),
+        );
         Self { card, clock, machine, storage, posted, guest }
     }
 

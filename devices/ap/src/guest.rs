@@ -4,9 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crycb::{CRYCB_SIZE, Crycb, CrycbFormat};
-use machine::{Post, Storage};
-use zarch::{AbsoluteAddress, FacilityList, IoInterruption};
+use crycb::{CRYCB_SIZE, Crycb, CrycbFormat, Matrix};
+use zarch::FacilityList;
+
+use crate::lock::{Rank, RankedReadGuard, RankedRwLock};
+use crate::notifier::{Notifier, Resources};
 
 const WORDS: usize = CRYCB_SIZE / 8;
 
@@ -14,7 +16,7 @@ const WORDS: usize = CRYCB_SIZE / 8;
 /// instruction. There is no other copy of the masks.
 ///
 /// A load is not atomic as a whole: [`replace`](Self::replace) is called with every CPU of the guest held off
-/// (`Vm::with_cpus_held`), so that no instruction sees half of a change.
+/// (`Vm::with_cpus_held`), by [`GuestAp::set_masks`], so that no instruction sees half of a change.
 pub struct GuestCrycb {
     format: CrycbFormat,
     words: [AtomicU64; WORDS],
@@ -79,33 +81,7 @@ impl fmt::Debug for GuestCrycb {
     }
 }
 
-/// How a queue tells a guest that a reply is there: the storage with the notification byte, and the interruptions.
-#[derive(Clone)]
-pub struct Notifier {
-    /// The guest's absolute storage.
-    pub storage: Arc<Storage>,
-    /// Where the guest's adapter interruptions are made pending.
-    pub post: Arc<dyn Post>,
-}
-
-impl Notifier {
-    /// Whether the notification byte may lie at `nib`: absolute address 0 is never one.
-    pub fn is_valid(&self, nib: AbsoluteAddress) -> bool {
-        nib.0 != 0 && self.storage.contains(nib, 1)
-    }
-
-    /// Sets the notification byte and makes the adapter interruption pending on `isc`. False when the byte lies outside
-    /// storage; then nothing happened.
-    pub(crate) fn notify(&self, nib: AbsoluteAddress, isc: u8) -> bool {
-        if !self.is_valid(nib) || self.storage.write(nib, &[1]).is_err() {
-            return false;
-        }
-        self.post.post(machine::Floating::Io(IoInterruption::adapter(isc)));
-        true
-    }
-}
-
-/// A guest as its AP instructions see the machine.
+/// A guest as its AP instructions see the machine. Clones are the same guest.
 #[derive(Clone)]
 pub struct GuestAp {
     /// The masks that decide what the guest may reach.
@@ -114,12 +90,80 @@ pub struct GuestAp {
     pub facilities: FacilityList,
     /// Storage and interruptions.
     pub notifier: Notifier,
+    hook: PqapHook,
+    /// Read by whoever executes an AP instruction, so that the CRYCB does not change under it: a CPU that has left the back
+    /// end for an instruction counts as held off.
+    executing: Arc<RankedRwLock<()>>,
+}
+
+impl GuestAp {
+    /// A guest with its hook set, as one is to whom a mediated device is attached.
+    pub fn new(crycb: Arc<GuestCrycb>, facilities: FacilityList, notifier: Notifier) -> Self {
+        let executing = Arc::new(RankedRwLock::new(Rank::Instructions, ()));
+        Self { crycb, facilities, notifier, hook: PqapHook::default(), executing }
+    }
+
+    /// Lets the guest reach `matrix` from now on. The caller holds off the guest's CPUs; instructions that they have begun
+    /// are waited for.
+    pub fn set_masks(&self, matrix: &Matrix) {
+        let _alone = self.executing.write();
+        let mut crycb = self.crycb.crycb();
+        crycb.set_matrix(matrix);
+        self.crycb.replace(&crycb);
+    }
+
+    /// Keeps the CRYCB as it is while the guard lives.
+    pub(crate) fn begin_instruction(&self) -> RankedReadGuard<'_, ()> {
+        self.executing.read()
+    }
+
+    /// Where PQAP(AQIC) of this guest is handled.
+    pub fn hook(&self) -> &PqapHook {
+        &self.hook
+    }
+
+    /// Sets the hook, when a mediated device is attached, or clears it, when that is detached. Returns what it was: an attach
+    /// that finds it set must be refused, since a guest has one device. Once this returns, no AQIC that began with the hook
+    /// as it was is still at work.
+    ///
+    /// Linux: `kvm->arch.crypto.pqap_hook` under `pqap_hook_rwsem`. TAPQ, RAPQ, ZAPQ, NQAP and DQAP go by the CRYCB alone.
+    pub fn set_hook(&self, set: bool) -> bool {
+        std::mem::replace(&mut *self.hook.0.write(), set)
+    }
+
+    /// What the host holds for the guest's interruptions.
+    pub fn resources(&self) -> Resources {
+        self.notifier.resources()
+    }
+}
+
+/// Whether somebody handles a guest's PQAP(AQIC); without, it answers response code 01.
+#[derive(Clone)]
+pub struct PqapHook(Arc<RankedRwLock<bool>>);
+
+impl Default for PqapHook {
+    /// Set.
+    fn default() -> Self {
+        Self(Arc::new(RankedRwLock::new(Rank::PqapHook, true)))
+    }
+}
+
+impl PqapHook {
+    /// Keeps the hook as it is while the guard lives: what a PQAP(AQIC) does before anything else.
+    pub fn enter(&self) -> RankedReadGuard<'_, bool> {
+        self.0.read()
+    }
+
+    /// Whether the hook is set now.
+    pub fn is_set(&self) -> bool {
+        *self.enter()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crycb::{Apqn, CrycbView, Mask256, Matrix};
+    use crycb::{Apqn, CrycbView, Mask256};
 
     #[test]
     fn bytes_go_in_and_out() {

@@ -1,7 +1,8 @@
 //! The machine's AP hardware: adapters by domains, and the queues where they cross.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crycb::{Apid, Apqi, Apqn, Mask256, Qci, QciFlags};
 use machine::Clock;
@@ -9,10 +10,12 @@ use zarch::AbsoluteAddress;
 use zeroize::Zeroizing;
 
 use crate::card::{Card, Random, emulate};
-use crate::guest::{GuestAp, Notifier};
+use crate::fault::Fault;
+use crate::guest::GuestAp;
 use crate::host::{Installed, Lpar};
+use crate::notifier::Notifier;
 use crate::pool::Pool;
-use crate::queue::{AdapterState, Dequeue, Queue, QueueStatistics, Target};
+use crate::queue::{AdapterState, Dequeue, Queue, QueueStatistics};
 use crate::status::{QueueInformation, ResponseCode, Status};
 
 /// What the machine is made of.
@@ -30,19 +33,58 @@ impl Hardware {
         let card = |installed: &Installed| (installed.adapter.apid, emulate(&installed.adapter));
         Self { qci: lpar.qci(), adapters: lpar.adapters().map(card).collect() }
     }
+
+    fn apm(&self) -> Mask256 {
+        self.adapters.iter().map(|(apid, _)| apid.0).collect()
+    }
+
+    fn check(&self) {
+        let mut seen = Mask256::EMPTY;
+        for (apid, card) in &self.adapters {
+            assert!(!seen.test(apid.0), "adapter {apid} is there twice");
+            seen.set(apid.0);
+            let depth = card.facts().queue_depth;
+            assert!((1..=16).contains(&depth), "TAPQ can express a depth of 1 to 16, not {depth}");
+        }
+        assert_eq!(seen, self.qci.matrix.apm, "the APM names the adapters");
+    }
 }
 
 /// The AP hardware of one machine, shared by its guests. Which of it a guest may reach is not known here: the AP instructions
 /// ask the guest's CRYCB each time.
+///
+/// Adapters and domains come and go while guests run: [`apply`](Self::apply), [`set_adapter`](Self::set_adapter) and
+/// [`set_domains`](Self::set_domains). Queues that stay keep what is on them, and their interruption. A queue that goes is
+/// emptied, each request and reply on it a discard, its keys are wiped and its interruption ends; from then on instructions
+/// answer response code 01. One that comes, or comes back, is empty and counts from zero. An instruction that meets a change
+/// finds each queue as it was before or as it is after.
 pub struct ApMachine {
-    qci: Qci,
-    adapters: Vec<Option<Adapter>>,
+    // Fixed at creation.
     pool: Pool,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    // What the machine is now. It is locked before queues are.
+    configuration: RwLock<Configuration>,
+    // Whatever is or was a queue; only the queue knows which. So instructions find it without a lock.
+    places: Box<[OnceLock<Places>]>,
+}
+
+/// The queues of one adapter by domain.
+type Places = Box<[OnceLock<Arc<Queue>>]>;
+
+/// Invariant: the queue of an adapter and a domain is installed exactly when the adapter is here and the domain in the AQM.
+struct Configuration {
+    qci: Qci,
+    adapters: BTreeMap<u8, Adapter>,
 }
 
 struct Adapter {
-    state: Mutex<AdapterState>,
-    queues: Vec<Option<Arc<Queue>>>,
+    card: Arc<dyn Card>,
+    state: AdapterState,
+}
+
+fn places<T>() -> Box<[OnceLock<T>]> {
+    (0..=255).map(|_| OnceLock::new()).collect()
 }
 
 impl ApMachine {
@@ -56,28 +98,87 @@ impl ApMachine {
     /// The host starts no thread for the cards.
     ///
     /// # Panics
-    /// Two adapters have one number, the APM names others than there are, or a card's queue depth is not 1 to 16.
+    /// As [`apply`](Self::apply).
     pub fn new(hardware: Hardware, clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> io::Result<Arc<Self>> {
-        let pool = Pool::new()?;
-        let mut adapters: Vec<Option<Adapter>> = (0..=255).map(|_| None).collect();
-        for (apid, card) in hardware.adapters {
-            let queue = |domain: u8| {
-                let apqn = Apqn::new(apid, Apqi(domain));
-                let queue = || Queue::new(apqn, card.clone(), clock.clone(), &random, pool.per_queue());
-                hardware.qci.matrix.aqm.test(domain).then(|| Arc::new(queue()))
-            };
-            let adapter = Adapter { state: Mutex::default(), queues: (0..=255).map(queue).collect() };
-            let earlier = adapters[usize::from(apid.0)].replace(adapter);
-            assert!(earlier.is_none(), "adapter {apid} is there twice");
-        }
-        let installed: Mask256 = (0..=255).filter(|&n| adapters[usize::from(n)].is_some()).collect();
-        assert_eq!(installed, hardware.qci.matrix.apm, "the APM names the adapters");
-        Ok(Arc::new(Self { qci: hardware.qci, adapters, pool }))
+        let configuration = Configuration { qci: hardware.qci, adapters: BTreeMap::new() };
+        let configuration = RwLock::new(configuration);
+        let machine = Self { pool: Pool::new()?, clock, random, configuration, places: places() };
+        machine.apply(hardware);
+        Ok(Arc::new(machine))
     }
 
-    /// What PQAP(QCI) answers where nothing is filtered.
-    pub fn qci(&self) -> &Qci {
-        &self.qci
+    /// What PQAP(QCI) answers now where nothing is filtered.
+    pub fn qci(&self) -> Qci {
+        self.configuration().qci
+    }
+
+    /// Brings the machine to this description. An adapter stays if its card [is the same](Card::is_same) as before, with its
+    /// [state](Self::adapter_state); with another card it goes, and one comes in its place.
+    ///
+    /// # Panics
+    /// Two adapters have one number, the APM names others than there are, or a card's queue depth is not 1 to 16; then nothing
+    /// has changed.
+    pub fn apply(&self, hardware: Hardware) {
+        hardware.check();
+        self.bring(&mut self.change(), hardware);
+    }
+
+    /// Plugs a card in, replacing what was there unless it [is the same](Card::is_same), or takes the adapter away. The APM
+    /// follows.
+    ///
+    /// # Panics
+    /// The card's queue depth is not 1 to 16; then nothing has changed.
+    pub fn set_adapter(&self, apid: Apid, card: Option<Arc<dyn Card>>) {
+        let mut configuration = self.change();
+        let mut hardware = configuration.hardware();
+        hardware.adapters.retain(|(other, _)| *other != apid);
+        hardware.adapters.extend(card.map(|card| (apid, card)));
+        hardware.qci.matrix.apm = hardware.apm();
+        hardware.check();
+        self.bring(&mut configuration, hardware);
+    }
+
+    /// Replaces the usage domains, which are queues on every adapter, and the control domains, which are none.
+    pub fn set_domains(&self, aqm: Mask256, adm: Mask256) {
+        let mut configuration = self.change();
+        let mut hardware = configuration.hardware();
+        (hardware.qci.matrix.aqm, hardware.qci.matrix.adm) = (aqm, adm);
+        self.bring(&mut configuration, hardware);
+    }
+
+    /// Takes away what goes, then installs what comes.
+    fn bring(&self, configuration: &mut Configuration, new: Hardware) {
+        let (old_aqm, new_aqm) = (configuration.qci.matrix.aqm, new.qci.matrix.aqm);
+        let stays = |apid: &u8, adapter: &Adapter| {
+            new.adapters.iter().any(|(other, card)| other.0 == *apid && adapter.card.is_same(&**card))
+        };
+        let mut staying = BTreeSet::new();
+        for (&apid, adapter) in &configuration.adapters {
+            let stays = stays(&apid, adapter);
+            staying.extend(stays.then_some(apid));
+            for domain in if stays { old_aqm.minus(new_aqm) } else { old_aqm }.iter() {
+                self.place(apid, domain).remove();
+            }
+        }
+        configuration.adapters.retain(|apid, _| staying.contains(apid));
+        configuration.qci = new.qci;
+        for (apid, card) in new.adapters {
+            let coming = if staying.contains(&apid.0) { new_aqm.minus(old_aqm) } else { new_aqm };
+            let adapter = || Adapter { card, state: AdapterState::Configured };
+            let adapter = configuration.adapters.entry(apid.0).or_insert_with(adapter);
+            for domain in coming.iter() {
+                self.place(apid.0, domain).install(&adapter.card, adapter.state);
+            }
+        }
+    }
+
+    /// Where a queue is to be or was.
+    fn place(&self, apid: u8, apqi: u8) -> &Queue {
+        let queue = || {
+            let apqn = Apqn::new(Apid(apid), Apqi(apqi));
+            Arc::new(Queue::new(apqn, self.clock.clone(), &self.random, self.pool.per_queue()))
+        };
+        self.places[usize::from(apid)].get_or_init(places)[usize::from(apqi)].get_or_init(queue)
     }
 
     /// The queue's status as TAPQ answers it; response code 01 when there is no such queue.
@@ -87,15 +188,27 @@ impl ApMachine {
 
     /// What TAPQ says about the queue's kind, in every state of the adapter; `None` when there is no such queue.
     pub fn information(&self, apqn: Apqn) -> Option<QueueInformation> {
-        let facts = self.queue(apqn)?.card().facts();
-        let has = |flag| self.qci.flags.has(flag);
-        Some(QueueInformation::new(facts, has(QciFlags::APSC), has(QciFlags::APXA), self.qci.max_apqi()))
+        self.test(apqn).1
+    }
+
+    /// Status and information of one moment.
+    pub(crate) fn test(&self, apqn: Apqn) -> (Status, Option<QueueInformation>) {
+        let Some(queue) = self.queue(apqn) else { return (NOT_AVAILABLE, None) };
+        let (status, facts) = queue.test();
+        let information = facts.map(|facts| {
+            let configuration = self.configuration();
+            let has = |flag| configuration.qci.flags.has(flag);
+            let highest = configuration.qci.max_apqi();
+            QueueInformation::new(&facts, has(QciFlags::APSC), has(QciFlags::APXA), highest)
+        });
+        (status, information)
     }
 
     /// PQAP(RAPQ) as the host issues it: discards requests, replies, keys and the interruption. While the reset is in
-    /// progress the [status](Self::status) is 02.
+    /// progress the [status](Self::status) is 02. The interruption ends whatever the answer is, since the host has no further
+    /// use for it.
     pub fn reset(&self, apqn: Apqn) -> Status {
-        self.with_queue(apqn, Queue::reset)
+        self.with_queue(apqn, Queue::reset_by_host)
     }
 
     /// PQAP(ZAPQ) as the host issues it. An emulated card holds nothing for a queue that a reset would leave, so it does what
@@ -106,7 +219,18 @@ impl ApMachine {
 
     /// As [`zeroize`](Self::zeroize), but with virtual time at once.
     pub(crate) fn zeroize_by_host(&self, apqn: Apqn) -> Status {
-        self.with_queue(apqn, Queue::reset_by_host)
+        self.with_queue(apqn, Queue::zeroize_by_host)
+    }
+
+    /// RAPQ and ZAPQ of a guest, which has its interruption as long as there was no reset.
+    pub(crate) fn reset_by_guest(&self, apqn: Apqn) -> Status {
+        self.with_queue(apqn, Queue::reset)
+    }
+
+    /// Ends the queue's interruption and gives back what it holds, without a reset and in every state: for a queue that went
+    /// out of the host's configuration or whose reset never ends. False when there was none.
+    pub fn free_interruption(&self, apqn: Apqn) -> bool {
+        self.queue(apqn).is_some_and(|queue| queue.free_interruption())
     }
 
     /// The guest's subsystem reset: [resets](Self::reset) every queue that its CRYCB names.
@@ -121,27 +245,51 @@ impl ApMachine {
 
     /// The adapter's state; `None` when there is no such adapter.
     pub fn adapter_state(&self, apid: Apid) -> Option<AdapterState> {
-        Some(*self.adapter(apid)?.state.lock().expect("no holder panics"))
+        Some(self.configuration().adapters.get(&apid.0)?.state)
     }
 
     /// Sets the adapter's state, as the support element or SCLP does; false when there is no such adapter. Deconfiguring and
     /// check-stopping discard what is on its queues and disable their interruptions.
     pub fn set_adapter_state(&self, apid: Apid, state: AdapterState) -> bool {
-        let Some(adapter) = self.adapter(apid) else { return false };
-        let mut current = adapter.state.lock().expect("no holder panics");
-        *current = state;
-        for queue in adapter.queues.iter().flatten() {
-            queue.set_adapter_state(state);
+        let mut configuration = self.change();
+        let Some(adapter) = configuration.adapters.get_mut(&apid.0) else { return false };
+        adapter.state = state;
+        for domain in configuration.qci.matrix.aqm.iter() {
+            self.place(apid.0, domain).set_adapter_state(state);
         }
         true
     }
 
-    /// What happened on the queue; `None` when there is no such queue.
-    pub fn statistics(&self, apqn: Apqn) -> Option<QueueStatistics> {
-        Some(self.queue(apqn)?.statistics())
+    /// Makes the queue misbehave until [`clear_faults`](Self::clear_faults) or its removal; false when there is no such queue.
+    pub fn inject(&self, apqn: Apqn, fault: Fault) -> bool {
+        self.queue(apqn).is_some_and(|queue| queue.inject(fault))
     }
 
-    /// PQAP(AQIC) with IR one.
+    /// Ends what [`inject`](Self::inject) began; a reset that did not end does now.
+    pub fn clear_faults(&self, apqn: Apqn) {
+        if let Some(queue) = self.queue(apqn) {
+            queue.clear_faults();
+        }
+    }
+
+    /// What happened on the queue since it was installed; `None` when there is no such queue.
+    pub fn statistics(&self, apqn: Apqn) -> Option<QueueStatistics> {
+        self.queue(apqn)?.statistics()
+    }
+
+    /// What happened on all queues, those that went away included. Each queue is asked in turn, in a moment in which its
+    /// figures agree, so `requests` = `replies` + `discards` + `queued` here too.
+    pub fn totals(&self) -> QueueStatistics {
+        let mut totals = QueueStatistics::default();
+        let adapters = self.places.iter().filter_map(OnceLock::get);
+        for queue in adapters.flat_map(|queues| queues.iter().filter_map(OnceLock::get)) {
+            totals += queue.total();
+        }
+        totals
+    }
+
+    /// PQAP(AQIC) with IR one: takes what the interruption needs of the host, then enables it. What was taken is given back
+    /// unless the queue keeps it.
     pub(crate) fn enable_interruption(
         &self,
         apqn: Apqn,
@@ -149,8 +297,15 @@ impl ApMachine {
         isc: u8,
         notifier: &Notifier,
     ) -> Status {
-        let target = || Target { nib, isc, notifier: notifier.clone() };
-        self.with_queue(apqn, |queue| queue.enable_interruption(target()))
+        self.with_queue(apqn, |queue| {
+            if !queue.is_installed() {
+                return NOT_AVAILABLE;
+            }
+            match notifier.target(nib, isc) {
+                Some(target) => queue.enable_interruption(target),
+                None => Status::code(ResponseCode::InvalidAddress),
+            }
+        })
     }
 
     /// PQAP(AQIC) with IR zero.
@@ -164,7 +319,7 @@ impl ApMachine {
     }
 
     pub(crate) fn enqueue(&self, apqn: Apqn, psmid: u64, request: Zeroizing<Vec<u8>>) -> Status {
-        let Some(queue) = self.queue(apqn) else { return Status::code(ResponseCode::NotAvailable) };
+        let Some(queue) = self.queue(apqn) else { return NOT_AVAILABLE };
         queue.enqueue(psmid, request, &self.pool)
     }
 
@@ -174,21 +329,42 @@ impl ApMachine {
         room: u64,
         part: Option<u64>,
     ) -> Result<Dequeue<'_>, Status> {
-        self.queue(apqn).ok_or(Status::code(ResponseCode::NotAvailable))?.begin_dequeue(room, part)
+        self.queue(apqn).ok_or(NOT_AVAILABLE)?.begin_dequeue(room, part)
     }
 
     fn with_queue(&self, apqn: Apqn, action: impl FnOnce(&Queue) -> Status) -> Status {
-        self.queue(apqn).map_or(Status::code(ResponseCode::NotAvailable), |queue| action(queue))
+        self.queue(apqn).map_or(NOT_AVAILABLE, |queue| action(queue))
     }
 
-    fn adapter(&self, apid: Apid) -> Option<&Adapter> {
-        self.adapters[usize::from(apid.0)].as_ref()
-    }
-
+    /// The queue if it is or ever was there.
     pub(crate) fn queue(&self, apqn: Apqn) -> Option<&Arc<Queue>> {
-        self.adapter(apqn.apid())?.queues[usize::from(apqn.apqi().0)].as_ref()
+        self.places[usize::from(apqn.apid().0)].get()?[usize::from(apqn.apqi().0)].get()
+    }
+
+    fn configuration(&self) -> RwLockReadGuard<'_, Configuration> {
+        self.configuration.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A description that was refused leaves the lock poisoned, but the configuration as it was.
+    fn change(&self) -> RwLockWriteGuard<'_, Configuration> {
+        self.configuration.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+const NOT_AVAILABLE: Status = Status::code(ResponseCode::NotAvailable);
+
+impl Configuration {
+    /// The description of what is there.
+    fn hardware(&self) -> Hardware {
+        let adapter = |(&apid, adapter): (&u8, &Adapter)| (Apid(apid), adapter.card.clone());
+        Hardware { qci: self.qci, adapters: self.adapters.iter().map(adapter).collect() }
+    }
+}
+
+#[cfg(test)]
+mod histories;
+#[cfg(test)]
+mod rules;
 
 #[cfg(test)]
 mod tests {

@@ -12,8 +12,8 @@ use crycb::{Apqn, CrycbFormat, CrycbView, QCI_SIZE, QciFlags};
 use zarch::{AbsoluteAddress, Facility, FacilityList, ProgramCode, ProgramInterruption};
 use zeroize::Zeroizing;
 
-use crate::guest::Notifier;
 use crate::hardware::ApMachine;
+use crate::notifier::Notifier;
 use crate::queue::Dequeue;
 use crate::status::{ResponseCode, Status, mode_bits};
 
@@ -57,6 +57,9 @@ pub struct Environment<'a> {
     pub problem_state: bool,
     /// Where replies are reported when AQIC asks for it.
     pub notifier: &'a Notifier,
+    /// Whether somebody handles AQIC. For an AQIC the caller has [entered](crate::PqapHook::enter) the guest's hook, before
+    /// all else, and keeps it as it is; no other function looks at this.
+    pub hook: bool,
 }
 
 impl Environment<'_> {
@@ -108,6 +111,11 @@ impl PqapAnswer {
     }
 }
 
+/// Whether PQAP with this general register 0 is AQIC.
+pub(crate) fn is_aqic(gr0: u64) -> bool {
+    (gr0 >> 24) as u8 == function::AQIC
+}
+
 /// The APQN that general register 0 names.
 pub(crate) fn apqn(gr0: u64) -> Apqn {
     Apqn(gr0 as u16)
@@ -148,14 +156,14 @@ impl ApMachine {
             return Err(ProgramCode::Specification.into());
         }
         if code == function::QCI {
-            let block = guest.crycb.qci_view(self.qci()).to_bytes();
+            let block = guest.crycb.qci_view(&self.qci()).to_bytes();
             return Ok(PqapAnswer { gr1: None, gr2: None, condition_code: 0, store: Some(block) });
         }
         let Some(apqn) = guest.reach(gr0) else { return Ok(PqapAnswer::status(NOT_AVAILABLE)) };
         Ok(match code {
             function::TAPQ => self.tapq(guest, apqn, gr0 & T_BIT != 0),
-            function::RAPQ => PqapAnswer::status(self.reset(apqn)),
-            function::ZAPQ => PqapAnswer::status(self.zeroize(apqn)),
+            // An emulated card holds nothing for a queue that a reset would leave.
+            function::RAPQ | function::ZAPQ => PqapAnswer::status(self.reset_by_guest(apqn)),
             function::AQIC => PqapAnswer::status(self.aqic(guest, apqn, gr1, gr2)),
             _ => self.qact(apqn, gr1),
         })
@@ -163,8 +171,9 @@ impl ApMachine {
 
     /// TEST ADJUNCT-PROCESSOR QUEUE: the status, and for every installed queue, in whatever state, what it is.
     fn tapq(&self, guest: &Environment<'_>, apqn: Apqn, facilities: bool) -> PqapAnswer {
-        let answer = PqapAnswer::status(self.status(apqn));
-        let Some(mut information) = self.information(apqn) else { return answer };
+        let (status, information) = self.test(apqn);
+        let answer = PqapAnswer::status(status);
+        let Some(mut information) = information else { return answer };
         information.apxa &= guest.apxa();
         answer.with_gr2(if facilities {
             information.register()
@@ -175,24 +184,24 @@ impl ApMachine {
 
     /// ADJUNCT-PROCESSOR QUEUE INTERRUPTION CONTROL. General register 2 holds the notification byte's address, absolute for
     /// the guest; general register 1 the ISC in bits 61-63. As in `vfio_ap` a bad address is found before the queue is asked,
-    /// and the zone and GISA fields mean nothing for a guest.
+    /// and the zone and GISA fields mean nothing for a guest. Without a hook there is no queue.
     fn aqic(&self, guest: &Environment<'_>, apqn: Apqn, gr1: u64, gr2: u64) -> Status {
+        if !guest.hook {
+            return NOT_AVAILABLE;
+        }
         if gr1 & ENABLE == 0 {
             return self.disable_interruption(apqn);
         }
-        let nib = AbsoluteAddress(gr2);
-        if self.information(apqn).is_some() && !guest.notifier.is_valid(nib) {
-            return Status::code(ResponseCode::InvalidAddress);
-        }
-        self.enable_interruption(apqn, nib, gr1 as u8 & 7, guest.notifier)
+        self.enable_interruption(apqn, AbsoluteAddress(gr2), gr1 as u8 & 7, guest.notifier)
     }
 
     /// QUERY ADJUNCT-PROCESSOR COMPATIBILITY TYPE. General register 1 holds a mode in bits 3-5 and the highest type that the
     /// program knows in bits 32-39; the answer, in the same places of general register 2, is the highest type not above it
     /// that the queue is compatible with, 0 for none. Our reading: every type is compatible with those from CEX4 up to itself.
     fn qact(&self, apqn: Apqn, gr1: u64) -> PqapAnswer {
-        let answer = PqapAnswer::status(self.status(apqn));
-        let (0, Some(information)) = (answer.condition_code, self.information(apqn)) else { return answer };
+        let (status, information) = self.test(apqn);
+        let answer = PqapAnswer::status(status);
+        let (0, Some(information)) = (answer.condition_code, information) else { return answer };
         let mode = mode_bits(information.mode);
         let same_mode = (gr1 >> 58) as u8 & 7 == mode;
         let known = (gr1 >> 24) as u8;
@@ -310,6 +319,7 @@ mod tests {
                 facilities: &self.facilities,
                 problem_state: self.problem_state,
                 notifier: &self.bench.guest.notifier,
+                hook: self.bench.guest.hook().is_set(),
             }
         }
 

@@ -15,9 +15,10 @@
 //!
 //! * What a guest may reach is decided at each instruction from the 256 bytes of its [`GuestCrycb`]. Deliberately absent is any
 //!   other copy of the masks.
-//! * A request that NQAP accepted ends in one full DQAP reply or one discard by a reset, zeroize, deconfiguration or
-//!   check-stop that TAPQ shows; [`QueueStatistics`] counts both.
-//! * After a reset nothing of before is left: no request, reply, key, notification byte or interruption.
+//! * A request that NQAP accepted ends in one full DQAP reply or one discard by a reset, zeroize, deconfiguration, check-stop
+//!   or removal that TAPQ shows; [`QueueStatistics`] counts both, and [`ApMachine::totals`] beyond the life of a queue.
+//! * After a reset or removal nothing of before is left: no request, reply, key, notification byte or interruption.
+//! * What the host holds for an interruption (a pinned page, a guest's ISC) lives exactly as long as the interruption.
 //!
 //! Neighbours: `crycb` for masks and the bytes of the CRYCB; `machine` for CPU, storage, interruptions and time; `vmm`, which
 //! wires all of it and knows the guests. Neither the engine nor KVM is known here.
@@ -26,6 +27,7 @@
 
 pub mod card;
 mod execute;
+mod fault;
 #[cfg(test)]
 mod fixture;
 mod guest;
@@ -33,12 +35,15 @@ mod hardware;
 pub mod host;
 pub mod instruction;
 pub mod lock;
+mod notifier;
 mod pool;
 mod queue;
 mod status;
 pub mod sync;
 
-pub use guest::{GuestAp, GuestCrycb, Notifier};
+pub use fault::{Answer, Fault};
+pub use guest::{GuestAp, GuestCrycb, PqapHook};
 pub use hardware::{ApMachine, Hardware};
+pub use notifier::{Notifier, Resources};
 pub use queue::{AdapterState, Dequeue, QueueStatistics};
 pub use status::{QueueInformation, ResponseCode, Status};

@@ -43,6 +43,13 @@ impl Pool {
         (self.shared.limit - 1).max(1)
     }
 
+    /// Tells whether threads of this pool live: each holds what this points to.
+    #[cfg(test)]
+    pub(crate) fn watch(&self) -> std::sync::Weak<dyn Send + Sync> {
+        let shared: Arc<dyn Send + Sync> = self.shared.clone();
+        Arc::downgrade(&shared)
+    }
+
     /// Has a thread serve `queue`.
     pub(crate) fn submit(&self, queue: Arc<Queue>) {
         self.shared.submit(queue);

@@ -2,13 +2,17 @@
 //!
 //! The life of a request: [`Queue::enqueue`] puts it on the queue; a worker of the [pool](crate::pool) takes it, lets the
 //! card compute and puts the reply in its place; the reply becomes *visible* once every earlier one is, and is dequeued in
-//! that order. A reset, zeroize, deconfiguration or check-stop discards every request and reply and starts a new
+//! that order. A reset, zeroize, deconfiguration, check-stop or removal discards every request and reply and starts a new
 //! *generation*: what a worker brings for an older one is wiped.
+//!
+//! A queue that was once installed keeps its place for the life of the machine: [`Queue::remove`] empties it, and from then
+//! on it answers response code 01, until [`Queue::install`] puts it on a card again. So an instruction that races with a
+//! removal finds the queue before or after it, and looking a queue up needs no lock.
 //!
 //! With virtual time a reply becomes visible at a time fixed by the request, whether or not the worker was done long before:
 //! the CPU's thread waits for a worker that was not.
 //!
-//! Locks: a queue's state, then (inside [`Notifier::notify`]) whatever storage and the pending interruptions use. The pool's
+//! Locks: a queue's state, then (inside [`Target`]) the guest's ledger and whatever storage and the pending interruptions use. The pool's
 //! list is never locked under a queue's state. Nobody may hold off CPUs while holding a queue.
 
 use std::collections::VecDeque;
@@ -17,11 +21,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use crycb::Apqn;
 use machine::Clock;
-use zarch::AbsoluteAddress;
 use zeroize::Zeroizing;
 
-use crate::card::{Card, Random, SeededRandom, Session};
-use crate::guest::Notifier;
+use crate::card::{Card, CardFacts, Random, SeededRandom, Session};
+use crate::fault::{Fault, Faults};
+use crate::notifier::Target;
 use crate::pool::Pool;
 use crate::status::{ResponseCode, Status};
 
@@ -52,7 +56,7 @@ pub enum AdapterState {
     Busy,
 }
 
-/// What happened on a queue since the machine was made.
+/// What happened on a queue since it was installed, or on all that ever were.
 ///
 /// `requests` = `replies` + `discards` + what is on the queue, always.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,7 +65,7 @@ pub struct QueueStatistics {
     pub requests: u64,
     /// Replies that DQAP took off in full.
     pub replies: u64,
-    /// Requests and replies discarded by a reset, zeroize, deconfiguration or check-stop.
+    /// Requests and replies discarded by a reset, zeroize, deconfiguration, check-stop or removal.
     pub discards: u64,
     /// Requests and replies on the queue now.
     pub queued: u64,
@@ -71,15 +75,23 @@ pub struct QueueStatistics {
     pub interruptions: u64,
 }
 
+impl std::ops::AddAssign for QueueStatistics {
+    fn add_assign(&mut self, other: Self) {
+        self.requests += other.requests;
+        self.replies += other.replies;
+        self.discards += other.discards;
+        self.queued += other.queued;
+        self.waiting += other.waiting;
+        self.interruptions += other.interruptions;
+    }
+}
+
 /// One queue: a domain of an adapter.
 pub(crate) struct Queue {
     // Fixed at creation.
     apqn: Apqn,
-    depth: usize,
-    max_message: usize,
     workers: usize,
     // Connections to the host.
-    card: Arc<dyn Card>,
     clock: Arc<dyn Clock>,
     virtual_time: bool,
     randomness: Randomness,
@@ -106,7 +118,10 @@ impl Randomness {
 }
 
 struct State {
+    /// `None` while there is no such queue.
+    installed: Option<Installed>,
     adapter: AdapterState,
+    faults: Faults,
     /// End of the reset in progress, in nanoseconds of guest time.
     reset_until: Option<u64>,
     /// What was begun before the last reset does not count any more.
@@ -132,6 +147,14 @@ struct State {
     listed: bool,
     interruption: Interruption,
     statistics: QueueStatistics,
+    /// Those of the earlier lives of the queue.
+    retired: QueueStatistics,
+}
+
+/// What a queue is on.
+struct Installed {
+    card: Arc<dyn Card>,
+    facts: CardFacts,
 }
 
 struct Entry {
@@ -154,31 +177,18 @@ enum Interruption {
     Enabled(Target),
 }
 
-/// Where an enabled queue reports a reply.
-pub(crate) struct Target {
-    pub(crate) nib: AbsoluteAddress,
-    pub(crate) isc: u8,
-    pub(crate) notifier: Notifier,
-}
-
 /// One request on its way through a worker.
 pub(crate) struct Job {
     generation: u64,
     serial: u64,
     request: Zeroizing<Vec<u8>>,
     session: Arc<Session>,
+    card: Arc<dyn Card>,
 }
 
 impl Queue {
-    pub(crate) fn new(
-        apqn: Apqn,
-        card: Arc<dyn Card>,
-        clock: Arc<dyn Clock>,
-        random: &Arc<dyn Random>,
-        workers: usize,
-    ) -> Self {
-        let facts = card.facts();
-        assert!((1..=16).contains(&facts.queue_depth), "TAPQ can express a depth of 1 to 16");
+    /// The place of a queue, with nothing in it.
+    pub(crate) fn new(apqn: Apqn, clock: Arc<dyn Clock>, random: &Arc<dyn Random>, workers: usize) -> Self {
         let virtual_time = clock.is_virtual();
         let randomness = if virtual_time {
             let mut seed = [0; 8];
@@ -188,11 +198,13 @@ impl Queue {
             Randomness::Host(random.clone())
         };
         let state = State {
+            installed: None,
             adapter: AdapterState::Configured,
+            faults: Faults::default(),
             reset_until: None,
             generation: 0,
             session: randomness.session(0),
-            entries: VecDeque::with_capacity(facts.queue_depth.into()),
+            entries: VecDeque::new(),
             first: 0,
             begun: 0,
             visible: 0,
@@ -203,14 +215,12 @@ impl Queue {
             listed: false,
             interruption: Interruption::Disabled,
             statistics: QueueStatistics::default(),
+            retired: QueueStatistics::default(),
         };
         Self {
             apqn,
-            depth: facts.queue_depth.into(),
-            max_message: facts.max_message,
             // One after the other, so that they draw random bytes in order.
             workers: if virtual_time { 1 } else { workers },
-            card,
             clock,
             virtual_time,
             randomness,
@@ -219,47 +229,112 @@ impl Queue {
         }
     }
 
-    pub(crate) fn card(&self) -> &Arc<dyn Card> {
-        &self.card
+    /// Puts the queue, which is not there, on a card.
+    pub(crate) fn install(&self, card: &Arc<dyn Card>, adapter: AdapterState) {
+        let (card, facts) = (card.clone(), *card.facts());
+        let mut state = self.lock();
+        assert!(state.installed.is_none(), "AP queue {} is there already", self.apqn);
+        state.entries.reserve_exact(facts.queue_depth.into());
+        state.installed = Some(Installed { card, facts });
+        state.adapter = adapter;
+    }
+
+    /// Takes the queue away with all that is on it.
+    pub(crate) fn remove(&self) {
+        let mut state = self.lock();
+        self.discard(&mut state);
+        state.installed = None;
+        state.faults = Faults::default();
+        state.reset_until = None;
+        let ended = std::mem::take(&mut state.statistics);
+        state.retired += ended;
+    }
+
+    pub(crate) fn is_installed(&self) -> bool {
+        self.lock().installed.is_some()
     }
 
     /// The status as TAPQ answers it.
     pub(crate) fn status(&self) -> Status {
+        self.test().0
+    }
+
+    /// What TAPQ answers: the status and, for a queue that is there, the card's facts.
+    pub(crate) fn test(&self) -> (Status, Option<CardFacts>) {
         let mut state = self.lock();
         let code = state.availability(&self.clock);
-        self.word(&state, code)
+        (state.word(code), state.installed.as_ref().map(|installed| installed.facts))
     }
 
-    pub(crate) fn statistics(&self) -> QueueStatistics {
+    /// `None` while there is no such queue.
+    pub(crate) fn statistics(&self) -> Option<QueueStatistics> {
         let state = self.lock();
-        let (queued, waiting) = (state.entries.len() as u64, state.visible as u64);
-        QueueStatistics { queued, waiting, ..state.statistics }
+        state.installed.is_some().then(|| state.statistics())
     }
 
-    /// Reset and zeroize: discards all there is, forgets keys and interruption, and is in progress for a while.
+    /// Of all its lives.
+    pub(crate) fn total(&self) -> QueueStatistics {
+        let state = self.lock();
+        let mut total = state.statistics();
+        total += state.retired;
+        total
+    }
+
+    /// RAPQ and ZAPQ: discards all there is, forgets keys and interruption, and is in progress for a while.
     pub(crate) fn reset(&self) -> Status {
         let mut state = self.lock();
-        let code = state.availability(&self.clock);
-        if code == ResponseCode::Normal {
-            self.discard(&mut state);
-            state.reset_until = Some(self.clock.now() + RESET_TIME);
-        }
-        self.word(&state, code)
+        let code = self.begin_reset(&mut state);
+        state.word(code)
     }
 
-    /// A reset on the host's behalf. With virtual time it ends at once: the host's time is another, and while the host waits
-    /// no instruction may be executed that would let the guest's go on.
+    /// A reset by the host, which has no further use for the interruption: it ends whatever the answer is.
     pub(crate) fn reset_by_host(&self) -> Status {
-        let status = self.reset();
-        if self.virtual_time {
-            self.lock().reset_until = None;
+        let mut state = self.lock();
+        let code = self.begin_reset(&mut state);
+        state.disable_interruption();
+        state.word(code)
+    }
+
+    fn begin_reset(&self, state: &mut State) -> ResponseCode {
+        let code = match state.availability(&self.clock) {
+            ResponseCode::NotAvailable => ResponseCode::NotAvailable,
+            code => state.faults.reset().unwrap_or(code),
+        };
+        if code == ResponseCode::Normal {
+            self.discard(state);
+            state.reset_until = Some(self.clock.now() + RESET_TIME);
+        }
+        code
+    }
+
+    /// Adds a fault; false while there is no such queue.
+    pub(crate) fn inject(&self, fault: Fault) -> bool {
+        let mut state = self.lock();
+        let there = state.installed.is_some();
+        if there {
+            state.faults.add(fault);
+        }
+        there
+    }
+
+    pub(crate) fn clear_faults(&self) {
+        self.lock().faults = Faults::default();
+    }
+
+    /// A reset by the host that with virtual time ends at once: the host's time is another, and while the host waits no
+    /// instruction may be executed that would let the guest's go on.
+    pub(crate) fn zeroize_by_host(&self) -> Status {
+        let status = self.reset_by_host();
+        let mut state = self.lock();
+        if self.virtual_time && !state.faults.reset_never_ends {
+            state.reset_until = None;
         }
         status
     }
 
     pub(crate) fn set_adapter_state(&self, adapter: AdapterState) {
         let mut state = self.lock();
-        if adapter == state.adapter {
+        if adapter == state.adapter || state.installed.is_none() {
             return;
         }
         state.adapter = adapter;
@@ -269,10 +344,11 @@ impl Queue {
         }
     }
 
-    /// Enables interruptions, which takes a while.
+    /// Enables interruptions, which takes a while. With any answer but 00 the target is dropped, and one that the queue has
+    /// already stays.
     pub(crate) fn enable_interruption(&self, target: Target) -> Status {
         let mut state = self.lock();
-        let mut code = state.availability(&self.clock);
+        let mut code = state.aqic_availability(&self.clock);
         if code == ResponseCode::Normal {
             if matches!(state.interruption, Interruption::Disabled) {
                 state.interruption = Interruption::Enabling(self.clock.now() + ENABLE_TIME, target);
@@ -280,39 +356,44 @@ impl Queue {
                 code = ResponseCode::OtherwiseChanged;
             }
         }
-        self.word(&state, code)
+        state.word(code)
     }
 
     /// Disables interruptions at once and forgets the notification byte.
     pub(crate) fn disable_interruption(&self) -> Status {
         let mut state = self.lock();
-        let mut code = state.availability(&self.clock);
+        let mut code = state.aqic_availability(&self.clock);
         if code == ResponseCode::Normal && !state.disable_interruption() {
             code = ResponseCode::OtherwiseChanged;
         }
-        self.word(&state, code)
+        state.word(code)
+    }
+
+    /// Ends the interruption in every state of the queue, without asking it. False when there was none.
+    pub(crate) fn free_interruption(&self) -> bool {
+        self.lock().disable_interruption()
     }
 
     /// Whether a request of `length` bytes would be accepted now.
     pub(crate) fn check_enqueue(&self, length: u64) -> Status {
         let mut state = self.lock();
-        let code = self.enqueue_code(&mut state, length);
-        self.word(&state, code)
+        let code = state.enqueue_code(&self.clock, length);
+        state.word(code)
     }
 
     /// Puts a request on the queue and sees to it that a worker comes.
     pub(crate) fn enqueue(self: &Arc<Self>, psmid: u64, request: Zeroizing<Vec<u8>>, pool: &Pool) -> Status {
         let mut state = self.lock();
-        let code = self.enqueue_code(&mut state, request.len() as u64);
+        let code = state.enqueue_code(&self.clock, request.len() as u64);
         if code != ResponseCode::Normal {
-            return self.word(&state, code);
+            return state.word(code);
         }
         let latency = virtual_latency(request.len());
         let serial = state.first + state.entries.len() as u64;
         state.entries.push_back(Entry { psmid, body: Body::Request(request) });
         state.statistics.requests += 1;
         let submit = state.list_if_due(self.workers);
-        let status = self.word(&state, code);
+        let status = state.word(code);
         let due = self.virtual_time.then(|| {
             state.last_due_at = (self.clock.now() + latency).max(state.last_due_at);
             (state.last_due_at, state.generation)
@@ -322,8 +403,10 @@ impl Queue {
             pool.submit(self.clone());
         }
         if let Some((at, generation)) = due {
-            let queue = self.clone();
-            self.clock.schedule(at, Box::new(move || queue.deliver(generation, serial)));
+            // Weak, since the queue has the clock: what is never due must not keep the queue and what it holds.
+            let queue = Arc::downgrade(self);
+            let deliver = move || queue.upgrade().iter().for_each(|queue| queue.deliver(generation, serial));
+            self.clock.schedule(at, Box::new(deliver));
         }
         status
     }
@@ -341,12 +424,12 @@ impl Queue {
             (code, _, _) => code,
         };
         if code != ResponseCode::Normal {
-            return Err(self.word(&state, code));
+            return Err(state.word(code));
         }
         let start = part.unwrap_or(0) as usize;
         let length = state.oldest_reply().1.len();
         let end = length.min(start.saturating_add(usize::try_from(room).unwrap_or(usize::MAX)));
-        Ok(Dequeue { queue: self, state, start, end, length })
+        Ok(Dequeue { state, start, end, length })
     }
 
     /// A worker asks for a request; also whether another worker should come.
@@ -357,6 +440,7 @@ impl Queue {
         if state.running >= self.workers || at >= state.entries.len() {
             return (None, false);
         }
+        let card = state.installed.as_ref().expect("requests are on installed queues only").card.clone();
         let body = std::mem::replace(&mut state.entries[at].body, Body::Computing);
         let Body::Request(request) = body else { unreachable!("requests are begun in order") };
         state.begun += 1;
@@ -366,6 +450,7 @@ impl Queue {
             serial: state.first + at as u64,
             request,
             session: state.session.clone(),
+            card,
         };
         let more = state.list_if_due(self.workers);
         (Some(job), more)
@@ -373,7 +458,7 @@ impl Queue {
 
     /// Lets the card compute on the calling worker. True when a worker should come again.
     pub(crate) fn process(&self, job: Job) -> bool {
-        let compute = || self.card.process(&job.session, self.apqn.apqi().0, &job.request);
+        let compute = || job.card.process(&job.session, self.apqn.apqi().0, &job.request);
         let reply = catch_unwind(AssertUnwindSafe(compute)).map(Zeroizing::new);
         let mut state = self.lock();
         state.running -= 1;
@@ -425,14 +510,6 @@ impl Queue {
         }
     }
 
-    fn enqueue_code(&self, state: &mut State, length: u64) -> ResponseCode {
-        match state.availability(&self.clock) {
-            ResponseCode::Normal if length > self.max_message as u64 => ResponseCode::MessageTooBig,
-            ResponseCode::Normal if state.entries.len() >= self.depth => ResponseCode::FullOrNoReply,
-            code => code,
-        }
-    }
-
     /// Empties the queue: requests, replies, keys and the notification byte are forgotten, buffers wiped.
     fn discard(&self, state: &mut State) {
         let count = state.entries.len() as u64;
@@ -450,37 +527,75 @@ impl Queue {
         self.progress.notify_all();
     }
 
-    fn word(&self, state: &State, response_code: ResponseCode) -> Status {
-        Status {
-            queue_empty: state.entries.is_empty(),
-            replies_waiting: state.visible > 0,
-            queue_full: state.entries.len() >= self.depth,
-            interruptions_enabled: matches!(state.interruption, Interruption::Enabled(_)),
-            response_code,
-        }
-    }
-
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no holder panics")
     }
 }
 
 impl State {
-    /// Brings reset and interruption up to the present and answers 00, 02, 03, 04 or 05.
+    /// Brings reset and interruption up to the present and answers 00, 01, 02, 03, 04 or 05.
     fn availability(&mut self, clock: &Arc<dyn Clock>) -> ResponseCode {
         if let Some(until) = self.reset_until
+            && !self.faults.reset_never_ends
             && clock.now() >= until
         {
             self.reset_until = None;
         }
         self.settle_interruption(clock);
         match self.adapter {
+            _ if self.installed.is_none() => ResponseCode::NotAvailable,
             AdapterState::Deconfigured => ResponseCode::Deconfigured,
             AdapterState::CheckStopped => ResponseCode::CheckStopped,
             AdapterState::Busy => ResponseCode::Busy,
             AdapterState::Configured if self.reset_until.is_some() => ResponseCode::ResetInProgress,
             AdapterState::Configured => ResponseCode::Normal,
         }
+    }
+
+    /// The same for AQIC, with its faults.
+    fn aqic_availability(&mut self, clock: &Arc<dyn Clock>) -> ResponseCode {
+        match self.availability(clock) {
+            ResponseCode::NotAvailable => ResponseCode::NotAvailable,
+            code => self.faults.aqic().unwrap_or(code),
+        }
+    }
+
+    fn enqueue_code(&mut self, clock: &Arc<dyn Clock>, length: u64) -> ResponseCode {
+        match (self.availability(clock), &self.installed) {
+            (ResponseCode::Normal, Some(Installed { facts, .. })) => {
+                if length > facts.max_message as u64 {
+                    ResponseCode::MessageTooBig
+                } else if self.is_full() {
+                    ResponseCode::FullOrNoReply
+                } else {
+                    ResponseCode::Normal
+                }
+            }
+            (code, _) => code,
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.installed.as_ref().is_some_and(|on| self.entries.len() >= usize::from(on.facts.queue_depth))
+    }
+
+    /// The status word; of a queue that is not there it says nothing else.
+    fn word(&self, response_code: ResponseCode) -> Status {
+        if self.installed.is_none() || response_code == ResponseCode::NotAvailable {
+            return Status::code(ResponseCode::NotAvailable);
+        }
+        Status {
+            queue_empty: self.entries.is_empty(),
+            replies_waiting: self.visible > 0,
+            queue_full: self.is_full(),
+            interruptions_enabled: matches!(self.interruption, Interruption::Enabled(_)),
+            response_code,
+        }
+    }
+
+    fn statistics(&self) -> QueueStatistics {
+        let (queued, waiting) = (self.entries.len() as u64, self.visible as u64);
+        QueueStatistics { queued, waiting, ..self.statistics }
     }
 
     /// Ends the enabling of interruptions when its time has come. Replies that wait already are reported then: their
@@ -499,7 +614,7 @@ impl State {
 
     fn interrupt(&mut self) {
         if let Interruption::Enabled(target) = &self.interruption {
-            if target.notifier.notify(target.nib, target.isc) {
+            if target.notify() {
                 self.statistics.interruptions += 1;
             } else {
                 self.interruption = Interruption::Disabled;
@@ -536,7 +651,6 @@ impl State {
 /// The oldest reply being dequeued. It holds the queue: others wait until it is [committed](Self::commit) or dropped, and
 /// dropping it leaves the queue as it was.
 pub struct Dequeue<'q> {
-    queue: &'q Queue,
     state: MutexGuard<'q, State>,
     start: usize,
     end: usize,
@@ -577,7 +691,7 @@ impl Dequeue<'_> {
         } else {
             state.dequeued_part = Some(self.end);
         }
-        self.queue.word(state, ResponseCode::Normal)
+        state.word(ResponseCode::Normal)
     }
 }
 

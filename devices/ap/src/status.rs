@@ -23,6 +23,8 @@ pub enum ResponseCode {
     InvalidAddress = 0x06,
     /// 07: interruptions are already in the state asked for.
     OtherwiseChanged = 0x07,
+    /// 0A: the queue's state is being changed; only as an injected [`Fault`](crate::Fault).
+    StateChangeInProgress = 0x0a,
     /// 10: for NQAP the queue is full, for DQAP no reply is waiting.
     FullOrNoReply = 0x10,
     /// 11: the index of a part lies behind what was transferred so far.
@@ -33,6 +35,10 @@ pub enum ResponseCode {
     MessageTooBig = 0x15,
     /// 16: a special command on a machine without the facility.
     FacilityNotInstalled = 0x16,
+    /// 35: an association's secret is not unique; only as an injected [`Fault`](crate::Fault).
+    SecretNotUnique = 0x35,
+    /// 36: an association failed; only as an injected [`Fault`](crate::Fault).
+    AssociationFailed = 0x36,
 }
 
 /// The AP queue status word.

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use ap::card::{OpensslRandom, Random, SeededRandom};
 use ap::host::{ApHost, Description, Guest, HostError, Lpar};
-use ap::lock::{Rank, RankedRwLock};
 use ap::{ApMachine, GuestAp, GuestCrycb, Hardware, Notifier};
 use crycb::{Crycb, CrycbFormat, Matrix, QciFlags};
 use css::Css;
@@ -106,15 +105,14 @@ impl Crypto {
         let machine = ApMachine::new(hardware, clock, random)?;
         let host = Arc::new(ApHost::new(&attachment.description, machine.clone()));
         let crycb = Arc::new(GuestCrycb::new(&Crycb::new(format, &Matrix::EMPTY)));
-        let notifier = Notifier { storage, post: vm.clone() };
-        let ap = GuestAp { crycb, facilities, notifier };
-        let guest = Arc::new(ThisGuest { ap, vm, css, executing: RankedRwLock::new(Rank::Instructions, ()) });
+        let notifier = Notifier::new(storage, vm.clone());
+        let ap = GuestAp::new(crycb, facilities, notifier);
+        let guest = Arc::new(ThisGuest { ap, vm, css });
         host.attach(attachment.mdev, guest.clone()).map_err(refused)?;
         Ok(Self { host, machine, guest, mdev: attachment.mdev })
     }
 
     pub(super) fn execute(&self, cpu: &mut dyn Vcpu, exit: &Exit) -> Option<Outcome> {
-        let _reading = self.guest.executing.read();
         self.machine.execute(cpu, exit, &self.guest.ap)
     }
 
@@ -156,9 +154,6 @@ struct ThisGuest {
     ap: GuestAp,
     vm: Arc<dyn Vm>,
     css: Arc<Css>,
-    /// Read by whoever executes an AP instruction, so that the CRYCB does not change under it: a CPU
-    /// that has left the back end for an instruction counts as held off.
-    executing: RankedRwLock<()>,
 }
 
 impl Guest for ThisGuest {
@@ -166,15 +161,12 @@ impl Guest for ThisGuest {
         GUEST
     }
 
-    fn set_hook(&self, _: bool) {}
+    fn set_hook(&self, present: bool) {
+        self.ap.set_hook(present);
+    }
 
     fn set_masks(&self, matrix: &Matrix) {
-        self.vm.with_cpus_held(&mut || {
-            let _alone = self.executing.write();
-            let mut crycb = self.ap.crycb.crycb();
-            crycb.set_matrix(matrix);
-            self.ap.crycb.replace(&crycb);
-        });
+        self.vm.with_cpus_held(&mut || self.ap.set_masks(matrix));
     }
 
     fn config_changed(&self) {

@@ -1,5 +1,7 @@
 //! The accelerator: RSA, messages of type 50 and 80.
 
+use std::any::Any;
+
 use super::message::{Reader, ReplyCode};
 use super::rsa::{self, CrtParts};
 use super::session::Session;
@@ -9,7 +11,7 @@ use super::{Card, CardFacts, Mode};
 const HEADER: usize = 16;
 
 /// A Crypto Express card configured as accelerator.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Accelerator {
     facts: CardFacts,
 }
@@ -24,6 +26,10 @@ impl Accelerator {
 impl Card for Accelerator {
     fn facts(&self) -> &CardFacts {
         &self.facts
+    }
+
+    fn is_same(&self, other: &dyn Card) -> bool {
+        (other as &dyn Any).downcast_ref() == Some(self)
     }
 
     fn process(&self, session: &Session, _domain: u8, request: &[u8]) -> Vec<u8> {

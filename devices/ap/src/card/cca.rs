@@ -4,6 +4,8 @@
 //! a public key) and PD (CSNDPKD, RSA with a private key), the latter two with keys in the clear and without padding, as
 //! Linux uses them. Codes are pairs of return code and reason code, as the CCA manuals list them.
 
+use std::any::Any;
+
 use super::description::CcaDescription;
 use super::message::{Cprbx, Reader, ReplyCode, Type6};
 use super::rsa::{self, CrtParts, MAX_MODULUS, Refusal};
@@ -16,7 +18,7 @@ use zeroize::Zeroizing;
 const MAX_RANDOM: u32 = 8192;
 
 /// A Crypto Express card configured as CCA coprocessor.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CcaCoprocessor {
     facts: CardFacts,
     description: CcaDescription,
@@ -32,6 +34,10 @@ impl CcaCoprocessor {
 impl Card for CcaCoprocessor {
     fn facts(&self) -> &CardFacts {
         &self.facts
+    }
+
+    fn is_same(&self, other: &dyn Card) -> bool {
+        (other as &dyn Any).downcast_ref() == Some(self)
     }
 
     fn process(&self, session: &Session, domain: u8, request: &[u8]) -> Vec<u8> {

@@ -3,6 +3,8 @@
 //! It tells what it is (function 38, "get XCP info", for the module and for the domain), which is what Linux shows in sysfs.
 //! Every other function is refused with the return code of PKCS #11.
 
+use std::any::Any;
+
 use super::description::Ep11Description;
 use super::message::{Reader, ReplyCode, Type6, u32_at};
 use super::session::Session;
@@ -24,7 +26,7 @@ const CKR_OK: u32 = 0;
 const CKR_FUNCTION_NOT_SUPPORTED: u32 = 0x54;
 
 /// A Crypto Express card configured as EP11 coprocessor.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ep11Coprocessor {
     facts: CardFacts,
     description: Ep11Description,
@@ -40,6 +42,10 @@ impl Ep11Coprocessor {
 impl Card for Ep11Coprocessor {
     fn facts(&self) -> &CardFacts {
         &self.facts
+    }
+
+    fn is_same(&self, other: &dyn Card) -> bool {
+        (other as &dyn Any).downcast_ref() == Some(self)
     }
 
     fn process(&self, _session: &Session, domain: u8, request: &[u8]) -> Vec<u8> {

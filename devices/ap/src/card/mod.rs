@@ -30,12 +30,19 @@ pub use random::{OpensslRandom, Random, SeededRandom};
 pub use session::Session;
 
 use crate::host;
+use std::any::Any;
 use std::sync::Arc;
 
 /// An emulated card. Host threads may have requests processed at the same time, for one queue or for many.
-pub trait Card: Send + Sync {
+pub trait Card: Any + Send + Sync {
     /// What TAPQ tells about each queue of the card.
     fn facts(&self) -> &CardFacts;
+
+    /// Whether an adapter with `other` is the adapter that it is with this card, which keeps its queues when the machine is
+    /// brought to a new description. Unless a card knows better, only with the very same card.
+    fn is_same(&self, other: &dyn Card) -> bool {
+        std::ptr::addr_eq(self, other)
+    }
 
     /// Answers one request for usage domain `domain`. Never fails: a malformed request gets the card's own error reply (type
     /// 82 or 88, or a return and reason code in the CPRB of a type 86). The caller wipes `request` and the reply, which may

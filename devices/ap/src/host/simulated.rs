@@ -3,17 +3,18 @@
 use crycb::{Apqn, Qci};
 
 use super::{Lpar, Machine};
-use crate::hardware::ApMachine;
+use crate::hardware::{ApMachine, Hardware};
 use crate::queue::QueueStatistics;
 use crate::status::QueueInformation;
 
 impl Machine for ApMachine {
     fn qci(&self) -> Qci {
-        *Self::qci(self)
+        Self::qci(self)
     }
 
     fn tapq(&self, apqn: Apqn) -> (u8, Option<QueueInformation>) {
-        (self.status(apqn).response_code as u8, self.information(apqn))
+        let (status, information) = self.test(apqn);
+        (status.response_code as u8, information)
     }
 
     fn zapq(&self, apqn: Apqn) -> u8 {
@@ -21,10 +22,12 @@ impl Machine for ApMachine {
     }
 
     fn release_interruption(&self, apqn: Apqn) {
-        self.disable_interruption(apqn);
+        self.free_interruption(apqn);
     }
 
     fn configure(&self, lpar: &Lpar) {
+        self.apply(Hardware::of(lpar));
+        // A guest gets an adapter that comes only when the host has seen it, which is after this.
         for installed in lpar.adapters() {
             self.set_adapter_state(installed.adapter.apid, installed.condition.state());
         }

@@ -197,6 +197,7 @@ impl Pair {
                     model.discard();
                     model.resetting_until = model.now + RESET_TIME;
                 }
+                model.enabled_from = None;
                 assert_eq!(status.word(), model.word(code));
             }
             Operation::Enable => {

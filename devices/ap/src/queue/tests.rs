@@ -6,6 +6,7 @@ use crycb::Apid;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
+use zarch::AbsoluteAddress;
 
 const NIB: u64 = 0x2345;
 const ISC: u8 = 6;
@@ -96,6 +97,24 @@ fn discarded_requests_stay_discarded() {
             word,
             configure,
         );
+    }
+}
+
+#[test]
+fn keys_go_with_the_queue() {
+    let ends: [fn(&Bench); 3] = [
+        |bench| bench.machine.set_adapter(Apid(5), None),
+        |bench| assert_eq!(bench.machine.reset(q()).response_code, ResponseCode::Normal),
+        |bench| assert!(bench.machine.set_adapter_state(Apid(5), AdapterState::Deconfigured)),
+    ];
+    for end in ends {
+        let bench = Bench::new(false);
+        let session = || Arc::downgrade(&bench.machine.queue(q()).unwrap().lock().session);
+        let before = session();
+        assert!(before.upgrade().is_some());
+        end(&bench);
+        assert!(before.upgrade().is_none(), "what the card remembered was wiped");
+        assert!(session().upgrade().is_some(), "a new session");
     }
 }
 
