@@ -76,6 +76,10 @@ pub struct Options {
     #[arg(long, value_name = "NAME")]
     pub cpu_model: Option<String>,
 
+    /// Give the guest AP instructions, even if it gets crypto queues only later [default: with --ap-mdev or --ap-host]
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL")]
+    pub ap: Option<bool>,
+
     /// Give the guest the crypto queues of this mediated device of the AP host
     #[arg(long, value_name = "UUID")]
     pub ap_mdev: Option<String>,
@@ -185,6 +189,8 @@ pub struct Config {
     pub cpus: u16,
     /// Name of the CPU model; the CPU back end knows which exist.
     pub cpu_model: String,
+    /// Whether the guest has AP instructions.
+    pub ap: bool,
     /// Mediated device whose queues the guest gets.
     pub ap_mdev: Option<Uuid>,
     /// Description of the AP host.
@@ -234,6 +240,7 @@ impl Options {
             memory: self.memory.or(file.memory),
             cpus: self.cpus.or(file.cpus),
             cpu_model: self.cpu_model.or(file.cpu_model),
+            ap: self.ap.or(file.ap),
             ap_mdev: self.ap_mdev.or(file.ap_mdev),
             ap_host: self.ap_host.or(file.ap_host),
             name: self.name.or(file.name),
@@ -291,12 +298,10 @@ impl Options {
             None if icount => FIXED_UUID,
             None => Uuid::new_v4(),
         };
-        if self.ap_host.is_some() && self.ap_mdev.is_none() {
-            return Err(BadArgument::new(
-                "--ap-host",
-                "an AP host without a mediated device gives the guest nothing",
-                "add --ap-mdev UUID with one of its mdevs",
-            ));
+        let ap = self.ap.unwrap_or(self.ap_mdev.is_some() || self.ap_host.is_some());
+        if !ap && (self.ap_mdev.is_some() || self.ap_host.is_some()) {
+            let problem = "a guest without AP has no use for --ap-mdev and --ap-host";
+            return Err(BadArgument::new("--ap=false", problem, "leave out one or the other"));
         }
         Ok(Config {
             kernel,
@@ -305,6 +310,7 @@ impl Options {
             memory: parse_memory(self.memory.as_deref().unwrap_or("1G"))?,
             cpus,
             cpu_model: self.cpu_model.unwrap_or_else(|| "max".into()),
+            ap,
             ap_mdev: self.ap_mdev.map(|text| parse_uuid("--ap-mdev", &text)).transpose()?,
             ap_host: self.ap_host,
             name,
@@ -423,7 +429,7 @@ mod tests {
             (r#"{"kernel": "k", "cpus": 2, "icount": true}"#, ["--icount: 2 CPUs", "--cpus 1"]),
             (r#"{"kernel": "k", "ap-mdev": "5"}"#, ["--ap-mdev: '5' is no UUID", "62177883"]),
             (r#"{"kernel": "k", "uuid": "z"}"#, ["--uuid: 'z' is no UUID", "write it like"]),
-            (r#"{"kernel": "k", "ap-host": "f"}"#, ["--ap-host", "--ap-mdev"]),
+            (r#"{"kernel": "k", "ap-host": "f", "ap": false}"#, ["--ap=false", "--ap-host"]),
             (r#"{"kernel": "k", "name": ""}"#, ["--name", "printable"]),
             (r#"{"kernel": "k", "console": "tty"}"#, ["--console: 'tty'", "file=PATH"]),
             (r#"{"kernel": "k", "qmp": ["tcp:h"]}"#, ["--qmp: 'tcp:h'", "give unix:PATH"]),

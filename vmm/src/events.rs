@@ -8,7 +8,9 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use crycb::Apqn;
 use serde_json::{Value, json};
+use uuid::Uuid;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::config::WatchdogAction;
@@ -16,6 +18,8 @@ use crate::control::{Crash, End};
 
 /// Most events that wait for the event loop.
 const MOST: usize = 1024;
+/// Most queues that one event names of what came, and of what went; it counts them all.
+const MOST_QUEUES: usize = 1000;
 
 /// Why a machine was reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +52,19 @@ pub enum Event {
     Panicked(Box<Crash>),
     /// The guest's watchdog ran out.
     Watchdog(WatchdogAction),
+    /// The guest's vfio-ap device is gone; what `device_del` called it.
+    DeviceDeleted(Option<String>),
+    /// The guest's AP configuration changed: these queues came, these went.
+    ApConfigChanged {
+        /// The mediated device.
+        mdev: Uuid,
+        /// What came.
+        plugged: Vec<Apqn>,
+        /// What went.
+        unplugged: Vec<Apqn>,
+    },
+    /// Something else happened on the AP host.
+    ApHost(Value),
     /// Clients of the management sockets came or went: how many there are.
     Clients(usize),
 }
@@ -86,6 +103,27 @@ impl Event {
                 };
                 ("WATCHDOG", Some(json!({"action": action})))
             }
+            Self::DeviceDeleted(id) => {
+                let mut data = json!({"path": device_path(id.as_deref())});
+                if let Some(id) = id {
+                    data["device"] = id.as_str().into();
+                }
+                ("DEVICE_DELETED", Some(data))
+            }
+            Self::ApConfigChanged { mdev, plugged, unplugged } => {
+                let names = |queues: &[Apqn]| -> Value {
+                    queues.iter().take(MOST_QUEUES).map(Apqn::to_string).collect()
+                };
+                let data = json!({
+                    "mdev": mdev,
+                    "plugged": names(plugged),
+                    "plugged-count": plugged.len(),
+                    "unplugged": names(unplugged),
+                    "unplugged-count": unplugged.len(),
+                });
+                ("X_AP_CONFIG_CHANGED", Some(data))
+            }
+            Self::ApHost(event) => ("X_AP_HOST", Some(json!({"event": event}))),
             Self::Clients(count) => ("X_CLIENTS_CHANGED", Some(json!({"clients": count}))),
         }
     }
@@ -102,6 +140,14 @@ impl Event {
             End::Stopped(_) => vec![shutdown(false, "host-ui")],
             End::Failed(_) => vec![shutdown(false, "host-error")],
         }
+    }
+}
+
+/// Where a device of this name is for `qom-list`.
+pub fn device_path(id: Option<&str>) -> String {
+    match id {
+        Some(id) => format!("/machine/peripheral/{id}"),
+        None => "/machine/peripheral-anon/device[0]".into(),
     }
 }
 

@@ -10,6 +10,7 @@
 //! Written against [`machine::Vm`] and [`machine::Vcpu`]: only the binary names a CPU back end.
 #![deny(unsafe_code)]
 
+mod ap_control;
 mod board;
 mod config;
 mod console;
@@ -30,6 +31,7 @@ mod scripted;
 mod system_information;
 mod watchdog;
 
+pub use ap_control::{ApControl, Plugged};
 pub use board::{Board, Parts};
 pub use config::{
     BadArgument, Config, ConsoleTarget, ConsoleType, MAX_CPUS, MAX_MEMORY, MAX_NAME, Options, WatchdogAction,

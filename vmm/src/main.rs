@@ -133,7 +133,7 @@ fn cpu_model(config: &Config) -> Result<cpu::CpuModel, BadArgument> {
             format_args!("give one of {}", cpu::CpuModel::names().join(", ")),
         )
     })?;
-    Ok(model.with_ap(config.ap_mdev.is_some()))
+    Ok(model.with_ap(config.ap))
 }
 
 /// The CPUs, and the time they go by.

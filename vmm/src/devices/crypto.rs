@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::io;
-use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ap::card::{OpensslRandom, Random, SeededRandom};
-use ap::host::{ApHost, Description, Guest, HostError, Lpar};
+use ap::host::{ApHost, Description, Event, Guest, HostError, Lpar, Operation, Snapshot};
 use ap::{ApMachine, GuestAp, GuestCrycb, Hardware, Notifier};
 use crycb::{Crycb, CrycbFormat, Matrix, QciFlags};
 use css::Css;
@@ -13,6 +14,7 @@ use machine::{Clock, Exit, Outcome, Storage, Vcpu, Vm};
 use uuid::Uuid;
 use zarch::FacilityList;
 
+use crate::ap_control::{ApControl, Plugged};
 use crate::config::{BadArgument, Config};
 
 /// Seed of the cards' random bytes in a run with virtual time.
@@ -25,15 +27,17 @@ const GUEST: u64 = 1;
 pub struct Attachment {
     /// The host and its cards.
     pub description: Description,
-    /// The device.
-    pub mdev: Uuid,
+    /// The device; none until an operator plugs one.
+    pub mdev: Option<Uuid>,
 }
 
 impl Attachment {
-    /// The mediated device that `config` names, if it names one, on its host. That the host will give it is tried out here,
-    /// so that a bad argument is found before anything starts.
+    /// The AP host of `config` and the mediated device that it names; `None` if the guest has no AP. That the host will
+    /// give the device is tried out here, so that a bad argument is found before anything starts.
     pub fn of(config: &Config) -> Result<Option<Self>, BadArgument> {
-        let Some(mdev) = config.ap_mdev else { return Ok(None) };
+        if !config.ap {
+            return Ok(None);
+        }
         let description = match &config.ap_host {
             None => Description::builtin(),
             Some(path) => {
@@ -45,8 +49,10 @@ impl Attachment {
                 Description::from_json(&text).map_err(|e| bad(chain(&e)))?
             }
         };
+        let mdev = config.ap_mdev;
+        let Some(uuid) = mdev else { return Ok(Some(Self { description, mdev })) };
         let trial = ApHost::rehearsal_of(&description);
-        trial.attach(mdev, Arc::new(Nobody)).map_err(|e| {
+        trial.attach(uuid, Arc::new(Nobody)).map_err(|e| {
             let remedy = "`--ap-host FILE` describes another host, see docs/ap-host.md";
             BadArgument::new("--ap-mdev", chain(&e), remedy)
         })?;
@@ -75,10 +81,8 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 /// The AP host, its hardware, and the guest's part of it.
 pub struct Crypto {
-    host: Arc<ApHost>,
     machine: Arc<ApMachine>,
-    guest: Arc<ThisGuest>,
-    mdev: Uuid,
+    plug: Arc<Plug>,
 }
 
 /// What a [`Crypto`] is connected to.
@@ -108,30 +112,39 @@ impl Crypto {
         let notifier = Notifier::new(storage, vm.clone());
         let ap = GuestAp::new(crycb, facilities, notifier);
         let guest = Arc::new(ThisGuest { ap, vm, css });
-        host.attach(attachment.mdev, guest.clone()).map_err(refused)?;
-        Ok(Self { host, machine, guest, mdev: attachment.mdev })
+        let plug = Arc::new(Plug { host, guest, device: Mutex::new(None), changing: Mutex::new(()) });
+        if let Some(mdev) = attachment.mdev {
+            plug.attach(&Plugged { id: Some(FIRST_ID.into()), mdev }).map_err(io::Error::other)?;
+        }
+        Ok(Self { machine, plug })
     }
 
     pub(super) fn execute(&self, cpu: &mut dyn Vcpu, exit: &Exit) -> Option<Outcome> {
-        self.machine.execute(cpu, exit, &self.guest.ap)
+        self.machine.execute(cpu, exit, &self.plug.guest.ap)
     }
 
     /// Subsystem reset: of every queue of the mediated device.
     pub(super) fn reset(&self) {
-        match self.host.reset_device(self.mdev) {
+        let Some(Plugged { mdev, .. }) = self.plug.plugged() else { return };
+        match self.plug.host.reset_device(mdev) {
             Ok(()) | Err(HostError::UnknownMdev { .. }) => {}
             Err(error) => log::warn!("subsystem reset: {error}"),
         }
     }
 
+    /// For operators: the host, and the guest's device on it.
+    pub fn control(&self) -> Arc<dyn ApControl> {
+        self.plug.clone()
+    }
+
     /// The bytes that decide what the guest may reach.
     pub fn crycb(&self) -> &Arc<GuestCrycb> {
-        &self.guest.ap.crycb
+        &self.plug.guest.ap.crycb
     }
 
     /// The guest as its host reaches it.
     pub fn guest(&self) -> &dyn Guest {
-        &*self.guest
+        &*self.plug.guest
     }
 
     /// The hardware, for its statistics and states.
@@ -141,12 +154,69 @@ impl Crypto {
 
     /// The host, whose operations change what the guest may reach.
     pub fn host(&self) -> &Arc<ApHost> {
-        &self.host
+        &self.plug.host
     }
 }
 
-fn refused(error: HostError) -> io::Error {
-    io::Error::other(error)
+/// What `device_del` calls the device that the guest was started with.
+const FIRST_ID: &str = "ap0";
+
+/// The guest's device, and the host that it is of.
+struct Plug {
+    host: Arc<ApHost>,
+    guest: Arc<ThisGuest>,
+    device: Mutex<Option<Plugged>>,
+    /// Held by who plugs or unplugs, so that `device` says what the host says.
+    changing: Mutex<()>,
+}
+
+impl Plug {
+    fn device(&self) -> MutexGuard<'_, Option<Plugged>> {
+        self.device.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn attach(&self, device: &Plugged) -> Result<Matrix, HostError> {
+        let matrix = self.host.attach(device.mdev, self.guest.clone())?;
+        *self.device() = Some(device.clone());
+        Ok(matrix)
+    }
+}
+
+impl ApControl for Plug {
+    fn snapshot(&self) -> Snapshot {
+        self.host.snapshot()
+    }
+
+    fn execute(&self, operation: &Operation) -> Result<(), HostError> {
+        self.host.execute(operation)
+    }
+
+    fn plug(&self, device: &Plugged) -> Result<Matrix, HostError> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let matrix = self.attach(device)?;
+        self.guest.config_changed();
+        Ok(matrix)
+    }
+
+    fn unplug(&self, device: &Plugged) -> Result<Matrix, HostError> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.plugged().as_ref() != Some(device) {
+            return Err(HostError::NotAttached(device.mdev));
+        }
+        let had = self.host.mdev(device.mdev)?.shadow;
+        self.host.detach(device.mdev)?;
+        *self.device() = None;
+        self.guest.config_changed();
+        Ok(had)
+    }
+
+    fn plugged(&self) -> Option<Plugged> {
+        self.device().clone()
+    }
+
+    fn subscribe(&self) -> Receiver<Event> {
+        self.host.subscribe()
+    }
 }
 
 /// The guest as its host reaches it.

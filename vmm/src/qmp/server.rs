@@ -8,6 +8,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
@@ -16,7 +17,7 @@ use rustix::net::{
     SocketType,
 };
 
-use super::commands::{Metrics, Shared};
+use super::commands::{Metrics, Shared, ap_event};
 use super::descriptors::{MOST_ARRIVED, Sets};
 use super::error::Error;
 use super::session::Session;
@@ -189,6 +190,8 @@ pub(crate) struct Service<'a> {
     clients: BTreeMap<u32, Client>,
     next: u32,
     shared: Shared,
+    /// What happens on the guest's AP host.
+    ap: Option<Receiver<ap::host::Event>>,
     /// Whether connections are taken now.
     accepting: bool,
     noise: RateLimit,
@@ -208,6 +211,7 @@ impl<'a> Service<'a> {
                 metrics: Metrics::default(),
                 since: Instant::now(),
             },
+            ap: board.devices().crypto().map(|crypto| crypto.control().subscribe()),
             accepting: true,
             noise: RateLimit::new(5, Duration::from_secs(60)),
         }
@@ -273,17 +277,23 @@ impl<'a> Service<'a> {
 
     /// Carries out what clients have asked for, and tells them what happened.
     fn serve(&mut self) {
-        let Self { board, clients, shared, .. } = self;
+        let Self { board, clients, shared, ap, .. } = self;
+        let tell = |clients: &mut BTreeMap<u32, Client>, shared: &mut Shared| {
+            for event in ap.iter().flat_map(Receiver::try_iter) {
+                board.control.events().post(ap_event(&event));
+            }
+            tell(clients, shared, board);
+        };
         shared.metrics.clients = clients.len() as u64;
         loop {
-            tell(clients, shared, board);
+            tell(clients, shared);
             let ids: Vec<u32> = clients.keys().copied().collect();
             let mut idle = true;
             for id in ids {
                 let reply = clients.get_mut(&id).and_then(|client| client.session.advance(board, shared));
                 if let Some(reply) = reply {
                     idle = false;
-                    tell(clients, shared, board);
+                    tell(clients, shared);
                     if let Some(client) = clients.get_mut(&id) {
                         client.session.reply(reply, board, shared);
                         client.write();

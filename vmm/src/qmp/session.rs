@@ -96,11 +96,11 @@ impl Session {
     pub fn advance(&mut self, board: &Board, shared: &mut Shared) -> Option<Reply> {
         loop {
             if let Some((id, wait)) = &mut self.waiting
-                && let Some(value) = wait(board)
+                && let Some(result) = wait(board)
             {
                 let id = id.take();
                 self.waiting = None;
-                return Some(Reply { id, result: Ok(value), after: After::Nothing });
+                return Some(Reply { id, result, after: After::Nothing });
             }
             // Whoever does not read gets no further replies to keep.
             if self.output.len() > MOST_REPLIES {

@@ -55,6 +55,21 @@ impl<'a> Arguments<'a> {
         self.0.get(name).and_then(|value| value.as_i64().or(value.as_u64().map(|_| i64::MAX)))
     }
 
+    /// A boolean.
+    pub fn bool(&self, name: &str) -> Option<bool> {
+        self.0.get(name).and_then(Value::as_bool)
+    }
+
+    /// Whatever it is.
+    pub fn value(&self, name: &str) -> Option<&'a Value> {
+        self.0.get(name)
+    }
+
+    /// All of them.
+    pub fn all(&self) -> &'a Map<String, Value> {
+        self.0
+    }
+
     /// An array of strings.
     pub fn texts(&self, name: &str) -> Option<Vec<&'a str>> {
         Some(self.0.get(name)?.as_array()?.iter().filter_map(Value::as_str).collect())

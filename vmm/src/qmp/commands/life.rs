@@ -44,7 +44,7 @@ fn stop(context: &mut Context<'_>, _: &Arguments<'_>) -> Result<Answer, Error> {
 /// Holds the CPUs; `answer` once they are.
 pub fn monitor_stop(board: &Board, answer: Value) -> Result<Answer, Error> {
     board.hold();
-    Ok(Answer::Wait(Box::new(move |board| board.held().then(|| answer.clone()))))
+    Ok(Answer::Wait(Box::new(move |board| board.held().then(|| Ok(answer.clone())))))
 }
 
 fn cont(context: &mut Context<'_>, _: &Arguments<'_>) -> Result<Answer, Error> {
@@ -95,11 +95,12 @@ static MIGRATE: Object =
     object("migrate-arg", &[may("uri", Type::Str), may("detach", Type::Bool), may("resume", Type::Bool)]);
 
 fn migrate(context: &mut Context<'_>, _: &Arguments<'_>) -> Result<Answer, Error> {
-    Err(Error::generic(match context.board.devices().crypto() {
-        Some(_) => {
-            "the guest has AP queues, which stay on this host: 'device_del' of the vfio-ap device first; \
-             adjunct itself cannot migrate yet either"
-        }
-        None => "adjunct cannot migrate guests yet; power this one off and start it where it is to be",
+    let device = context.board.devices().crypto().and_then(|crypto| crypto.control().plugged());
+    Err(Error::generic(match device.map(|device| device.id.unwrap_or_default()) {
+        Some(id) => format!(
+            "the guest has AP queues, which stay on this host: give device_del of '{id}' first; adjunct itself cannot \
+             migrate yet either"
+        ),
+        None => "adjunct cannot migrate guests yet; power this one off and start it where it is to be".into(),
     }))
 }

@@ -2,26 +2,31 @@
 //!
 //! Each is a row of [`ALL`] and a function beside it. They run in the event loop and never wait.
 
+mod ap;
 mod descriptors;
+mod device;
 mod life;
 mod own;
 mod query;
 
+use std::sync::mpsc::channel;
 use std::time::Instant;
 
 use serde_json::Value;
 
 use super::About;
 use super::descriptors::Sets;
+use super::error::Error;
 use super::schema::{NOTHING, Object, Type, may, needs, object};
 use super::session::Client;
 use super::table::{EventRow, Row};
 use crate::board::Board;
 
+pub(super) use ap::event as ap_event;
 pub(super) use life::{monitor_cont, monitor_stop};
 
 /// Every command, by module.
-pub static ALL: &[&[Row]] = &[query::ROWS, life::ROWS, descriptors::ROWS, own::ROWS];
+pub static ALL: &[&[Row]] = &[query::ROWS, life::ROWS, device::ROWS, descriptors::ROWS, ap::ROWS, own::ROWS];
 
 /// What a command may use.
 pub struct Context<'a> {
@@ -65,7 +70,7 @@ pub struct Metrics {
 }
 
 /// Asked whenever something has changed: the answer once there is one.
-pub type Wait = Box<dyn FnMut(&Board) -> Option<Value> + Send>;
+pub type Wait = Box<dyn FnMut(&Board) -> Option<Result<Value, Error>>>;
 
 /// How a command that has not failed goes on.
 pub enum Answer {
@@ -88,6 +93,26 @@ pub enum After {
     },
     /// This.
     Do(fn(&Board)),
+}
+
+/// Does `work`, which may take time, in a thread of its own; its answer when it is done.
+fn in_thread(
+    board: &Board,
+    work: impl FnOnce() -> Result<Value, Error> + Send + 'static,
+) -> Result<Answer, Error> {
+    let (tell, told) = channel();
+    let control = board.control.clone();
+    let thread = std::thread::Builder::new().name("command".into());
+    thread
+        .spawn(move || {
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+            let bug = |_| Err(Error::generic("the command panicked; this is a bug in adjunct"));
+            // The client may have gone.
+            let _ = tell.send(result.unwrap_or_else(bug));
+            control.events().nudge();
+        })
+        .map_err(|e| Error::generic(format_args!("start a thread for the command: {e}")))?;
+    Ok(Answer::Wait(Box::new(move |_| told.try_recv().ok())))
 }
 
 /// The answer of commands that have none.
@@ -137,6 +162,19 @@ static PANICKED_DATA: Object = object(
 );
 static WATCHDOG_DATA: Object =
     object("WatchdogData", &[needs("action", Type::Enum("WatchdogAction", &["reset", "poweroff", "none"]))]);
+static DELETED_DATA: Object =
+    object("DeviceDeletedData", &[may("device", Type::Str), needs("path", Type::Str)]);
+static AP_CHANGED_DATA: Object = object(
+    "x-ApConfigChangedData",
+    &[
+        needs("mdev", Type::Str),
+        needs("plugged", Type::Array(&Type::Str)),
+        needs("plugged-count", Type::Int),
+        needs("unplugged", Type::Array(&Type::Str)),
+        needs("unplugged-count", Type::Int),
+    ],
+);
+static AP_HOST_DATA: Object = object("x-ApHostData", &[needs("event", Type::Any)]);
 static CLIENTS_DATA: Object = object("ClientsData", &[needs("clients", Type::Int)]);
 
 /// Every event.
@@ -148,5 +186,8 @@ pub static EVENTS: &[EventRow] = &[
     EventRow { name: "SHUTDOWN", data: &SHUTDOWN_DATA, asked_for: false },
     EventRow { name: "GUEST_PANICKED", data: &PANICKED_DATA, asked_for: false },
     EventRow { name: "WATCHDOG", data: &WATCHDOG_DATA, asked_for: false },
+    EventRow { name: "DEVICE_DELETED", data: &DELETED_DATA, asked_for: false },
+    EventRow { name: "X_AP_CONFIG_CHANGED", data: &AP_CHANGED_DATA, asked_for: true },
+    EventRow { name: "X_AP_HOST", data: &AP_HOST_DATA, asked_for: true },
     EventRow { name: "X_CLIENTS_CHANGED", data: &CLIENTS_DATA, asked_for: true },
 ];

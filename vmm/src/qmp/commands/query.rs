@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
+use super::device::{DRIVER, PROPERTIES as PROPERTIES_OF_DEVICE};
 use super::{Answer, Context};
+use crate::events::device_path;
 use crate::qmp::error::{Class, Error};
 use crate::qmp::schema::{NOTHING, Object, Type, may, needs, object};
 use crate::qmp::table::{self, Arguments, Row};
@@ -179,9 +181,15 @@ static PATH: Object = object("qom-list-arg", &[needs("path", Type::Str)]);
 /// The properties that `device_add` takes of the devices that there are.
 fn device_list_properties(_: &mut Context<'_>, arguments: &Arguments<'_>) -> Result<Answer, Error> {
     let name = arguments.required("typename");
-    Err(Error::new(
-        Class::DeviceNotFound,
-        format_args!("typename: no device '{name}' can be plugged into this machine"),
+    if name != DRIVER {
+        return Err(Error::new(
+            Class::DeviceNotFound,
+            format_args!("typename: no device '{name}' can be plugged into this machine; '{DRIVER}' can"),
+        ));
+    }
+    let properties = PROPERTIES_OF_DEVICE.iter();
+    Ok(Answer::Now(
+        properties.map(|(name, what)| json!({"name": name, "type": "str", "description": what})).collect(),
     ))
 }
 
@@ -189,11 +197,20 @@ fn qom_list(context: &mut Context<'_>, arguments: &Arguments<'_>) -> Result<Answ
     let path = arguments.required("path");
     let property = |name: &str, of: &str| json!({"name": name, "type": of});
     let container = |name: &str| property(name, "child<container>");
+    let device = context.board.devices().crypto().and_then(|crypto| crypto.control().plugged());
     let mut list = vec![property("type", "string")];
     match path.trim_end_matches('/') {
         "" => list.extend([container("objects"), property("machine", "child<adjunct-machine>")]),
         "/machine" => list.extend(["peripheral", "peripheral-anon", "unattached"].map(container)),
-        "/objects" | "/machine/peripheral" | "/machine/peripheral-anon" => {}
+        "/objects" => {}
+        "/machine/peripheral" | "/machine/peripheral-anon" => {
+            let device = device.as_ref().map(|device| device_path(device.id.as_deref()));
+            let name = device.as_ref().and_then(|at| at.strip_prefix(path.trim_end_matches('/')));
+            list.extend(name.map(|name| property(&name[1..], "child<vfio-ap>")));
+        }
+        at if device.as_ref().is_some_and(|device| device_path(device.id.as_deref()) == at) => {
+            list.extend(PROPERTIES_OF_DEVICE.iter().map(|(name, _)| property(name, "str")));
+        }
         "/machine/unattached" => {
             let cpus = context.board.vm.cpu_addresses();
             list.extend(cpus.into_iter().map(|n| property(&format!("device[{n}]"), "child<s390x-cpu>")));

@@ -1,0 +1,47 @@
+//! What an operator can do to the AP of a guest and of its host, whoever that host is.
+
+use std::sync::mpsc::Receiver;
+
+use ap::host::{Event, HostError, Operation, Snapshot};
+use crycb::Matrix;
+use uuid::Uuid;
+
+/// The vfio-ap device of a guest; a guest has one at most.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plugged {
+    /// What `device_del` calls it.
+    pub id: Option<String>,
+    /// The mediated device.
+    pub mdev: Uuid,
+}
+
+/// The AP host of a guest, and the guest's device on it. Any thread may call; what changes something may take as long as
+/// cards take to reset, so the event loop's may not.
+pub trait ApControl: Send + Sync {
+    /// The host as it is.
+    fn snapshot(&self) -> Snapshot;
+
+    /// Carries out an operation on the host.
+    ///
+    /// # Errors
+    /// Those of the operation.
+    fn execute(&self, operation: &Operation) -> Result<(), HostError>;
+
+    /// Gives the guest a mediated device, and tells it. What it may reach now.
+    ///
+    /// # Errors
+    /// [`HostError::SecondMdev`], and what keeps the host from giving it.
+    fn plug(&self, device: &Plugged) -> Result<Matrix, HostError>;
+
+    /// Takes the guest's mediated device, tells the guest, and resets the queues. What it could reach until now.
+    ///
+    /// # Errors
+    /// [`HostError::NotAttached`], when it is not that device that the guest has.
+    fn unplug(&self, device: &Plugged) -> Result<Matrix, HostError>;
+
+    /// The guest's device.
+    fn plugged(&self) -> Option<Plugged>;
+
+    /// What happens on the host from now on.
+    fn subscribe(&self) -> Receiver<Event>;
+}

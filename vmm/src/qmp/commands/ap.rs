@@ -1,0 +1,280 @@
+//! AP: what the guest has and why, and the operations on its host.
+
+use ap::host::{Driver, MdevState, Operation, QueueState, Snapshot};
+use crycb::filter::passable_after;
+use crycb::{Apqn, Matrix};
+use serde_json::{Map, Value, json};
+
+use super::device::{chain, control};
+use super::{Answer, Context, DONE, in_thread};
+use crate::events::Event;
+use crate::qmp::error::Error;
+use crate::qmp::schema::{Member, NOTHING, Object, Type, may, needs, object};
+use crate::qmp::table::{Arguments, Row};
+
+/// Most queues that one answer tells; the rest is counted.
+const MOST_QUEUES: usize = 150;
+
+const fn operation(
+    name: &'static str,
+    arguments: &'static Object,
+    run: fn(&mut Context<'_>, &Arguments<'_>) -> Result<Answer, Error>,
+) -> Row {
+    Row { name, arguments, returns: DONE, oob: false, run }
+}
+
+pub static ROWS: &[Row] = &[
+    Row { name: "x-query-ap", arguments: &QUERY, returns: Type::Object(&AP_INFO), oob: false, run: query_ap },
+    Row { name: "x-ap-plan", arguments: &PLAN, returns: Type::Any, oob: false, run: plan },
+    operation("x-ap-assign-adapter", &ADAPTER, |c, a| write(c, a, "assign_adapter", "adapter")),
+    operation("x-ap-unassign-adapter", &ADAPTER, |c, a| write(c, a, "unassign_adapter", "adapter")),
+    operation("x-ap-assign-domain", &DOMAIN, |c, a| write(c, a, "assign_domain", "domain")),
+    operation("x-ap-unassign-domain", &DOMAIN, |c, a| write(c, a, "unassign_domain", "domain")),
+    operation("x-ap-assign-control-domain", &DOMAIN, |c, a| write(c, a, "assign_control_domain", "domain")),
+    operation("x-ap-unassign-control-domain", &DOMAIN, |c, a| {
+        write(c, a, "unassign_control_domain", "domain")
+    }),
+    operation("x-ap-create-mdev", &MDEV, |c, a| operate(c, a, "create-mdev")),
+    operation("x-ap-remove-mdev", &MDEV, |c, a| operate(c, a, "remove-mdev")),
+    operation("x-ap-import-mdev", &IMPORT, |c, a| operate(c, a, "import")),
+    operation("x-ap-reset-mdev", &MDEV, |c, a| operate(c, a, "reset-device")),
+    operation("x-ap-write-mask", &MASK, |c, a| operate(c, a, "write-mask")),
+    operation("x-ap-driver-override", &OVERRIDE, |c, a| operate(c, a, "driver-override")),
+    operation("x-ap-bind", &BIND, |c, a| operate(c, a, "bind")),
+    operation("x-ap-unbind", &QUEUE, |c, a| operate(c, a, "unbind")),
+    operation("x-ap-configure", &CONFIGURE, |c, a| operate(c, a, "configure")),
+    operation("x-ap-scan", &NOTHING, |c, a| operate(c, a, "scan")),
+];
+
+/// The mediated device that is meant when none is named: the guest's.
+const OPTIONAL_MDEV: Member = may("mdev", Type::Str);
+static ADAPTER: Object = object("x-ap-adapter-arg", &[needs("adapter", Type::Any), OPTIONAL_MDEV]);
+static DOMAIN: Object = object("x-ap-domain-arg", &[needs("domain", Type::Any), OPTIONAL_MDEV]);
+static MDEV: Object = object("x-ap-mdev-arg", &[needs("mdev", Type::Str)]);
+static IMPORT: Object =
+    object("x-ap-import-arg", &[needs("mdev", Type::Str), needs("definition", Type::Any)]);
+static MASK: Object = object(
+    "x-ap-write-mask-arg",
+    &[needs("mask", Type::Enum("x-ApMask", &["apmask", "aqmask"])), needs("value", Type::Str)],
+);
+static OVERRIDE: Object =
+    object("x-ap-driver-override-arg", &[needs("queue", Type::Str), needs("driver", Type::Str)]);
+static BIND: Object = object(
+    "x-ap-bind-arg",
+    &[needs("queue", Type::Str), needs("driver", Type::Enum("x-ApDriver", &["cex4queue", "vfio_ap"]))],
+);
+static QUEUE: Object = object("x-ap-queue-arg", &[needs("queue", Type::Str)]);
+static CONFIGURE: Object = object("x-ap-configure-arg", &[needs("changes", Type::Any)]);
+static PLAN: Object = object("x-ap-plan-arg", &[needs("operation", Type::Any)]);
+static QUERY: Object = object("x-query-ap-arg", &[may("all", Type::Bool)]);
+
+static AP_INFO: Object = object(
+    "x-ApInfo",
+    &[
+        needs("present", Type::Bool),
+        may("device", Type::Object(&AP_DEVICE)),
+        may("apmask", Type::Str),
+        may("aqmask", Type::Str),
+        may("mdevs", Type::Array(&Type::Object(&AP_MDEV))),
+        may("queues", Type::Array(&Type::Object(&AP_QUEUE))),
+        may("queues-left-out", Type::Int),
+    ],
+);
+static AP_DEVICE: Object = object("x-ApDevice", &[may("id", Type::Str), needs("mdev", Type::Str)]);
+static AP_MDEV: Object = object(
+    "x-ApMdev",
+    &[
+        needs("mdev", Type::Str),
+        needs("attached", Type::Bool),
+        needs("matrix", Type::Object(&AP_MATRIX)),
+        needs("guest-matrix", Type::Object(&AP_MATRIX)),
+    ],
+);
+static AP_MATRIX: Object = object(
+    "x-ApMatrix",
+    &[
+        needs("adapters", Type::Array(&Type::Str)),
+        needs("domains", Type::Array(&Type::Str)),
+        needs("control-domains", Type::Array(&Type::Str)),
+    ],
+);
+static AP_QUEUE: Object = object(
+    "x-ApQueue",
+    &[
+        needs("queue", Type::Str),
+        may("type", Type::Str),
+        needs("in-guest", Type::Bool),
+        needs("why", Type::Str),
+        may("driver", Type::Str),
+        may("mdev", Type::Str),
+        may("config", Type::Bool),
+        may("chkstop", Type::Bool),
+        may("requests", Type::Int),
+        may("pending", Type::Int),
+    ],
+);
+
+fn query_ap(context: &mut Context<'_>, arguments: &Arguments<'_>) -> Result<Answer, Error> {
+    let Some(crypto) = context.board.devices().crypto() else {
+        return Ok(Answer::Now(json!({"present": false})));
+    };
+    let (control, all) = (crypto.control(), arguments.bool("all").unwrap_or(false));
+    // An operation that waits for cards may keep the host's locks.
+    in_thread(context.board, move || {
+        let host = control.snapshot();
+        let device = control.plugged();
+        let mine = device.as_ref().and_then(|device| host.mdev(device.mdev));
+        let assigned = mine.map_or(Matrix::EMPTY, |mdev| mdev.matrix);
+        let others = host.queues.iter().map(|state| state.queue).filter(|q| all && !assigned.test(*q));
+        let queues: Vec<Apqn> = assigned.apqns().chain(others).take(MOST_QUEUES).collect();
+        let total = assigned.apqns().count() + if all { host.queues.len() } else { 0 };
+        let mut answer = json!({
+            "present": true,
+            "apmask": host.apmask.to_string(),
+            "aqmask": host.aqmask.to_string(),
+            "mdevs": host.mdevs.iter().take(MOST_QUEUES).map(describe_mdev).collect::<Vec<_>>(),
+            "queues": queues.iter().map(|q| describe_queue(&host, mine, *q)).collect::<Vec<_>>(),
+        });
+        if total > MOST_QUEUES {
+            answer["queues-left-out"] = (total - queues.len()).into();
+        }
+        if let Some(device) = device {
+            answer["device"] = json!({"mdev": device.mdev});
+            if let Some(id) = device.id {
+                answer["device"]["id"] = id.into();
+            }
+        }
+        Ok(answer)
+    })
+}
+
+fn describe_mdev(mdev: &MdevState) -> Value {
+    let matrix = |matrix: &Matrix| {
+        json!({
+            "adapters": matrix.apm.iter().map(|n| format!("{n:02x}")).collect::<Vec<_>>(),
+            "domains": matrix.aqm.iter().map(|n| format!("{n:04x}")).collect::<Vec<_>>(),
+            "control-domains": matrix.adm.iter().map(|n| format!("{n:04x}")).collect::<Vec<_>>(),
+        })
+    };
+    json!({
+        "mdev": mdev.uuid,
+        "attached": mdev.attached,
+        "matrix": matrix(&mdev.matrix),
+        "guest-matrix": matrix(&mdev.guest_matrix),
+    })
+}
+
+fn describe_queue(host: &Snapshot, mine: Option<&MdevState>, apqn: Apqn) -> Value {
+    let in_guest = mine.is_some_and(|mdev| mdev.guest_matrix.test(apqn));
+    let mut answer = json!({"queue": apqn.to_string(), "in-guest": in_guest, "why": why(host, mine, apqn)});
+    let mut set = |name: &str, value: Option<Value>| {
+        if let Some(value) = value {
+            answer[name] = value;
+        }
+    };
+    let adapter = host.adapters.iter().find(|adapter| adapter.apid() == apqn.apid());
+    set("type", adapter.map(|adapter| adapter.type_name().into()));
+    set("mdev", host.mdev_of(apqn).map(|mdev| json!(mdev.uuid)));
+    if let Some(queue) = host.queue(apqn) {
+        set("driver", queue.driver.map(|driver| json!(driver)));
+        set("config", Some(queue.config.into()));
+        set("chkstop", Some(queue.chkstop.into()));
+        set("requests", queue.requests.map(Value::from));
+        set("pending", queue.pending.map(Value::from));
+    }
+    answer
+}
+
+/// Why the guest has a queue, or has it not.
+fn why(host: &Snapshot, mine: Option<&MdevState>, apqn: Apqn) -> String {
+    let Some(mdev) = mine.filter(|mdev| mdev.matrix.test(apqn)) else {
+        return match host.mdev_of(apqn) {
+            Some(other) => format!("assigned to mdev {}", other.uuid),
+            None => match host.queue(apqn).and_then(|queue| queue.driver) {
+                Some(Driver::Default) => "the host uses it: apmask and aqmask keep it".into(),
+                _ => "assigned to no mdev".into(),
+            },
+        };
+    };
+    if mdev.guest_matrix.test(apqn) {
+        return "assigned, and nothing keeps it from the guest".into();
+    }
+    if !host.configuration.test(apqn) {
+        return "the host's own configuration does not have it".into();
+    }
+    // The adapter is withheld as a whole for any of its queues.
+    let bad = |queue: &QueueState| queue.driver != Some(Driver::VfioAp) || !passable_after(queue.last_reset);
+    let row = mdev.matrix.and(&host.configuration);
+    let culprit = row.apqns().filter(|q| q.apid() == apqn.apid()).find(|q| host.queue(*q).is_none_or(bad));
+    match culprit.map(|q| (q, host.queue(q))) {
+        Some((q, Some(queue))) if queue.driver == Some(Driver::VfioAp) => {
+            format!(
+                "adapter {} is withheld: the last reset of {q} ended with {:02x}",
+                apqn.apid(),
+                queue.last_reset
+            )
+        }
+        Some((q, _)) => format!("adapter {} is withheld: {q} is not bound to vfio_ap", apqn.apid()),
+        None => "it comes with the next scan".into(),
+    }
+}
+
+/// A write to an attribute of a mediated device, the guest's unless another is named.
+fn write(
+    context: &mut Context<'_>,
+    arguments: &Arguments<'_>,
+    attribute: &str,
+    number: &str,
+) -> Result<Answer, Error> {
+    let mdev = match arguments.text("mdev") {
+        Some(mdev) => json!(mdev),
+        None => match control(context)?.plugged() {
+            Some(device) => json!(device.mdev),
+            None => return Err(Error::generic("mdev: the guest has no vfio-ap device; name an mdev")),
+        },
+    };
+    let text = match arguments.value(number) {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Number(n)) => n.to_string(),
+        _ => return Err(Error::generic(format_args!("{number}: give a number, as 10 or \"0x0a\""))),
+    };
+    execute(context, json!({"operation": "write", "mdev": mdev, "attribute": {attribute: text}}))
+}
+
+/// The operation called `name` with the command's arguments as they are.
+fn operate(context: &mut Context<'_>, arguments: &Arguments<'_>, name: &str) -> Result<Answer, Error> {
+    let mut operation: Map<String, Value> = arguments.all().clone();
+    operation.insert("operation".into(), name.into());
+    execute(context, Value::Object(operation))
+}
+
+fn parse(operation: Value) -> Result<Operation, Error> {
+    serde_json::from_value(operation).map_err(Error::generic)
+}
+
+fn execute(context: &mut Context<'_>, operation: Value) -> Result<Answer, Error> {
+    let (operation, control) = (parse(operation)?, control(context)?);
+    in_thread(context.board, move || {
+        control.execute(&operation).map_err(|e| Error::generic(format!("{} ({})", chain(&e), e.errno())))?;
+        Ok(json!({}))
+    })
+}
+
+fn plan(context: &mut Context<'_>, arguments: &Arguments<'_>) -> Result<Answer, Error> {
+    let operation = parse(arguments.value("operation").cloned().unwrap_or_default())?;
+    let control = control(context)?;
+    in_thread(context.board, move || {
+        serde_json::to_value(control.snapshot().plan(&operation)).map_err(Error::generic)
+    })
+}
+
+/// What clients are told of something that happened on the AP host: of the guest's own device its queues, else all of it.
+pub fn event(event: &ap::host::Event) -> Event {
+    match &event.kind {
+        ap::host::EventKind::GuestMatrix { mdev, plugged, unplugged } => {
+            let (plugged, unplugged) = (plugged.clone(), unplugged.clone());
+            Event::ApConfigChanged { mdev: *mdev, plugged, unplugged }
+        }
+        _ => Event::ApHost(serde_json::to_value(event).unwrap_or_default()),
+    }
+}
