@@ -1,30 +1,17 @@
-//! `adjunct`: runs s390x guests with crypto cards on any machine.
-//!
-//! This is the only place that names a CPU back end.
+//! `adjunct`: runs s390x guests with crypto cards on any machine, and manages those that run.
 #![deny(unsafe_code)]
 
-use std::fs::File;
-use std::io::{self, Write};
-use std::process::ExitCode;
-use std::sync::Arc;
+mod cli;
 
-use anyhow::Context;
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
-use log::LevelFilter;
-use machine::{Clock, HostClock, Storage, Vcpu, Vm};
-use vmm::devices::{Attachment, Connections, Devices};
-use vmm::qmp::{About, Server};
-use vmm::{
-    BadArgument, Board, Boot, Config, ConsoleTarget, Control, End, Identity, LoadError, Options, Output,
-    Parts, host,
-};
+use vmm::Options;
 
 /// Exit status for bad arguments, which clap has too.
 const BAD_ARGUMENTS: u8 = 2;
-/// Exit status for what the host refused before the guest ran.
+/// Exit status for what the host refused.
 const HOST_FAILURE: u8 = 3;
-/// The TOD clock at the beginning of a run with virtual time: 2026-01-01 00:00:00 UTC.
-const FIXED_EPOCH: u64 = (1_767_225_600 + 2_208_988_800) * 1_000_000 * 4096;
 
 #[derive(Parser)]
 #[command(name = "adjunct", version, about = "Runs s390x guests with crypto cards on any machine")]
@@ -36,131 +23,16 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Start a guest; this terminal is its console
-    #[command(after_help = AFTER_HELP)]
+    #[command(after_help = cli::run::AFTER_HELP)]
     Run(Box<Options>),
+    /// Manage a running guest through its --qmp socket
+    #[command(after_help = cli::ctl::AFTER_HELP)]
+    Ctl(cli::ctl::Arguments),
 }
-
-const AFTER_HELP: &str = "\
-At a terminal: Ctrl-a h shows the keys, Ctrl-a x ends the run.
-
-Exit status: 0 the guest powered off; 1 it crashed; 2 bad arguments; 3 the host refused something; 4 ended by a key or
-a signal; 5 ended by the guest's watchdog.";
 
 fn main() -> ExitCode {
-    let Command::Run(options) = Cli::parse().command;
-    restore_terminal_on_panic();
-    let end = match options.resolve().map_err(Into::into).and_then(|config| run(&config)) {
-        Ok(end) => end,
-        Err(error) => {
-            // One line: what, and why.
-            eprintln!("adjunct: {error:#}");
-            // Of what is loaded, every bit was an argument.
-            let bad = error.is::<BadArgument>() || error.is::<LoadError>();
-            return ExitCode::from(if bad { BAD_ARGUMENTS } else { HOST_FAILURE });
-        }
-    };
-    let status = end.exit_status();
-    match end {
-        End::PoweredOff => {}
-        End::Crashed(crash) => eprintln!("adjunct: the guest crashed: {crash}"),
-        End::Watchdog => eprintln!("adjunct: the guest's watchdog ran out"),
-        End::Stopped(by) => eprintln!("adjunct: ended by {by}"),
-        End::Failed(error) => eprintln!("adjunct: {:#}", anyhow::Error::from_boxed(error)),
-    }
-    ExitCode::from(status)
-}
-
-fn restore_terminal_on_panic() {
-    let print = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |info| {
-        host::restore_terminal();
-        print(info);
-    }));
-}
-
-fn run(config: &Config) -> anyhow::Result<End> {
-    start_log(&config.log)?;
-    let model = cpu_model(config)?;
-    let machine_type = model.machine_type;
-    let facilities = model.facilities;
-    let attachment = Attachment::of(config)?;
-    let boot = Boot::open(&config.kernel, config.initrd.as_deref(), &config.append)?;
-    let storage = Arc::new(Storage::new(config.memory)?);
-    let Engine { vm, cpus, clock } = engine(config, model, storage.clone())?;
-    let output = console(&config.console).context("--console")?;
-    let to = Connections {
-        storage: storage.clone(),
-        vm: vm.clone(),
-        clock: clock.clone(),
-        facilities,
-        output: output.clone(),
-    };
-    let devices = Devices::new(config, attachment, to).context("start the crypto cards")?;
-    let qmp = Server::bind(&config.qmp, About::default())?;
-    let control = Arc::new(Control::new(vm.clone()).context("make an event descriptor")?);
-    let board = Board::new(Parts {
-        storage,
-        vm,
-        clock,
-        devices,
-        control,
-        boot,
-        identity: Identity { name: config.name.clone(), uuid: config.uuid, machine_type, cpus: config.cpus },
-        watchdog_action: config.watchdog_action,
+    ExitCode::from(match Cli::parse().command {
+        Command::Run(options) => cli::run::main(*options),
+        Command::Ctl(arguments) => cli::ctl::main(&arguments),
     })
-    .context("make the watchdog's timer")?;
-    Ok(vmm::run(&Arc::new(board), cpus, &output, config.console == ConsoleTarget::Stdio, qmp)?)
-}
-
-fn start_log(filter: &str) -> Result<(), BadArgument> {
-    let bad = |part: &str| {
-        let remedy = "give off, error, warn, info, debug or trace, or MODULE=LEVEL, comma-separated";
-        BadArgument::new("--log", format_args!("'{part}' is no level"), remedy)
-    };
-    for part in filter.split(',') {
-        let level = part.rsplit_once('=').map_or(part, |(_, level)| level);
-        level.parse::<LevelFilter>().map_err(|_| bad(part))?;
-    }
-    env_logger::Builder::new().parse_filters(filter).target(env_logger::Target::Stderr).init();
-    Ok(())
-}
-
-fn cpu_model(config: &Config) -> Result<cpu::CpuModel, BadArgument> {
-    let model = cpu::CpuModel::named(&config.cpu_model).ok_or_else(|| {
-        BadArgument::new(
-            "--cpu-model",
-            format_args!("no model '{}'", config.cpu_model),
-            format_args!("give one of {}", cpu::CpuModel::names().join(", ")),
-        )
-    })?;
-    Ok(model.with_ap(config.ap))
-}
-
-/// The CPUs, and the time they go by.
-struct Engine {
-    vm: Arc<dyn Vm>,
-    cpus: Vec<Box<dyn Vcpu>>,
-    clock: Arc<dyn Clock>,
-}
-
-/// The software engine.
-fn engine(config: &Config, model: cpu::CpuModel, storage: Arc<Storage>) -> Result<Engine, machine::Error> {
-    let (machine, clock): (_, Arc<dyn Clock>) = if config.icount {
-        let clock = Arc::new(cpu::VirtualClock::new(FIXED_EPOCH));
-        (cpu::Machine::with_virtual_time(storage, clock.clone(), model), clock)
-    } else {
-        let clock = Arc::new(HostClock::new());
-        (cpu::Machine::new(storage, clock.clone(), model, config.cpus), clock)
-    };
-    let cpus = (0..config.cpus).map(|address| machine.vcpu(address)).collect::<Result<_, _>>()?;
-    Ok(Engine { vm: Arc::new(machine), cpus, clock })
-}
-
-fn console(target: &ConsoleTarget) -> io::Result<Arc<Output>> {
-    let to: Box<dyn Write + Send> = match target {
-        ConsoleTarget::Stdio => Box::new(io::stdout()),
-        ConsoleTarget::None => Box::new(io::sink()),
-        ConsoleTarget::File(path) => Box::new(File::create(path)?),
-    };
-    Output::new(to)
 }

@@ -381,6 +381,8 @@ fn sample(member: &super::schema::Member) -> (String, Value) {
         Type::Str => "/".into(),
         Type::Int => 1.into(),
         Type::Array(_) => json!([]),
+        Type::Any => json!(0),
+        Type::Enum(_, values) => values[0].into(),
         other => panic!("{other:?}: no sample"),
     };
     (member.name.to_owned(), value)

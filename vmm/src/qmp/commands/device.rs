@@ -89,7 +89,7 @@ fn device_del(context: &mut Context<'_>, arguments: &Arguments<'_>) -> Result<An
         |device: &Plugged| device.id.as_deref() == Some(id) || device_path(device.id.as_deref()) == id;
     let Some(device) = plugged.clone().filter(named) else {
         let there = match plugged {
-            Some(device) => format!("the guest has '{}'", device.id.unwrap_or_else(|| device_path(None))),
+            Some(device) => format!("the guest has '{}'", name_of(&device)),
             None => "the guest has none".into(),
         };
         return Err(Error::new(Class::DeviceNotFound, format_args!("id: no device '{id}'; {there}")));
@@ -103,6 +103,11 @@ fn device_del(context: &mut Context<'_>, arguments: &Arguments<'_>) -> Result<An
         run.events().post(Event::DeviceDeleted(device.id));
         Ok(json!({}))
     })
+}
+
+/// What `device_del` takes for a device: its name, or where it is.
+pub fn name_of(device: &Plugged) -> String {
+    device.id.clone().unwrap_or_else(|| device_path(None))
 }
 
 fn is_name(id: &str) -> bool {

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::device::name_of;
 use super::{After, Answer, Context, DONE, done};
 use crate::board::Board;
 use crate::events::ResetCause;
@@ -96,7 +97,7 @@ static MIGRATE: Object =
 
 fn migrate(context: &mut Context<'_>, _: &Arguments<'_>) -> Result<Answer, Error> {
     let device = context.board.devices().crypto().and_then(|crypto| crypto.control().plugged());
-    Err(Error::generic(match device.map(|device| device.id.unwrap_or_default()) {
+    Err(Error::generic(match device.map(|device| name_of(&device)) {
         Some(id) => format!(
             "the guest has AP queues, which stay on this host: give device_del of '{id}' first; adjunct itself cannot \
              migrate yet either"

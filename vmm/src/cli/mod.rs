@@ -1,0 +1,5 @@
+//! The subcommands, one module each.
+
+mod client;
+pub mod ctl;
+pub mod run;

@@ -1,0 +1,579 @@
+//! The management socket of a running guest: what clients see, what hostile ones can do, and `adjunct ctl`.
+
+use std::fs;
+use std::io::{BufRead, BufReader, IoSlice, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const ADJUNCT: &str = env!("CARGO_BIN_EXE_adjunct");
+/// A mediated device of the built-in AP host: 05 and 06 by 04 and ab.
+const MDEV: &str = "62177883-f1bb-47f0-914d-32a22e3a8804";
+/// Longest that anything may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A branch to itself.
+const LOOP: &[u8] = &[0xa7, 0xf4, 0, 0];
+/// A wait that nothing ends, at an address that says "crashed".
+const CRASHED: [u64; 2] = [0x0002_0001_8000_0000, 0xdead];
+/// Where the PSW for restart interruptions is.
+const RESTART_NEW_PSW: usize = 0x1a0;
+
+/// A guest that loops, with a management socket.
+struct Guest {
+    child: Child,
+    directory: TempDir,
+}
+
+impl Guest {
+    fn start(flags: &[&str]) -> Self {
+        let directory = TempDir::new().unwrap();
+        let mut image = vec![0; 0x6000];
+        image[..8].copy_from_slice(&(0x0008_0000_8000_0200u64).to_be_bytes());
+        image[0x200..][..LOOP.len()].copy_from_slice(LOOP);
+        image[RESTART_NEW_PSW..][..16].copy_from_slice(&CRASHED.map(u64::to_be_bytes).concat());
+        fs::write(directory.path().join("kernel"), image).unwrap();
+        let mut command = Command::new(ADJUNCT);
+        command
+            .current_dir(directory.path())
+            .args(["run", "--kernel", "kernel", "--memory", "1M", "--name", "g"]);
+        command.args(["--console", "none", "--qmp", "unix:qmp,server=on,wait=off"]).args(flags);
+        command.args(["--uuid", "00000000-0000-0000-0000-000000000007"]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut guest = Self { child: command.spawn().unwrap(), directory };
+        let end = Instant::now() + PATIENCE;
+        while UnixStream::connect(guest.socket()).is_err() {
+            assert!(guest.child.try_wait().unwrap().is_none() && Instant::now() < end, "no socket");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        guest
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.directory.path().join("qmp")
+    }
+
+    /// A client before negotiation.
+    fn stranger(&self) -> Client {
+        Client::connect(&self.socket())
+    }
+
+    /// A client after it.
+    fn client(&self) -> Client {
+        let mut client = self.stranger();
+        assert!(client.line().get("QMP").is_some());
+        client.send("{\"execute\":\"qmp_capabilities\"}");
+        assert_eq!(client.line(), json!({"return": {}}));
+        client
+    }
+
+    /// How many descriptors the process has open.
+    fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
+    }
+
+    fn ctl(&self, words: &[&str]) -> Output {
+        Command::new(ADJUNCT).arg("ctl").arg(self.socket()).args(words).stdin(Stdio::null()).output().unwrap()
+    }
+
+    /// Ends by itself; exit status and standard error.
+    fn ended(mut self) -> (Option<i32>, String) {
+        let end = Instant::now() + PATIENCE;
+        while self.child.try_wait().unwrap().is_none() {
+            assert!(Instant::now() < end, "it does not end");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let mut text = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+        (self.child.wait().unwrap().code(), text)
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+struct Client(BufReader<UnixStream>);
+
+impl Client {
+    fn connect(path: &Path) -> Self {
+        let stream = UnixStream::connect(path).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self(BufReader::new(stream))
+    }
+
+    fn send(&mut self, text: &str) {
+        self.0.get_mut().write_all(text.as_bytes()).unwrap();
+    }
+
+    /// The next line; null at the end.
+    fn line(&mut self) -> Value {
+        let mut line = String::new();
+        match self.0.read_line(&mut line) {
+            Ok(0) => Value::Null,
+            Ok(_) => {
+                assert!(line.ends_with("\r\n") && line.len() < 1 << 16, "{line:?}");
+                serde_json::from_str(&line).unwrap()
+            }
+            Err(e) => panic!("nothing came: {e}"),
+        }
+    }
+
+    /// The reply to a command, and the names of the events before it.
+    fn execute(&mut self, command: &str) -> (Value, Vec<String>) {
+        self.send(command);
+        let mut events = Vec::new();
+        loop {
+            let line = self.line();
+            match line["event"].as_str() {
+                Some(event) => events.push(event.to_owned()),
+                None => return (line, events),
+            }
+        }
+    }
+
+    /// What `command` returns.
+    #[track_caller]
+    fn returns(&mut self, command: &str) -> Value {
+        let (reply, _) = self.execute(command);
+        reply.get("return").unwrap_or_else(|| panic!("{reply}")).clone()
+    }
+
+    /// The events until one of this name.
+    fn until(&mut self, event: &str) -> Value {
+        loop {
+            let line = self.line();
+            assert!(!line.is_null(), "it ended before {event}");
+            if line["event"] == event {
+                return line;
+            }
+        }
+    }
+
+    fn send_with(&mut self, text: &str, descriptors: &[BorrowedFd<'_>]) {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        assert!(control.push(SendAncillaryMessage::ScmRights(descriptors)));
+        let parts = [IoSlice::new(text.as_bytes())];
+        let sent = rustix::net::sendmsg(self.0.get_ref(), &parts, &mut control, SendFlags::empty());
+        assert_eq!(sent.unwrap(), text.len());
+    }
+
+    /// A transcript with what differs from run to run replaced.
+    fn transcript(&mut self, commands: &[&str]) -> String {
+        let mut text = String::new();
+        for command in commands {
+            self.send(command);
+            text += &format!("-> {command}\n");
+            loop {
+                let mut line = self.line();
+                line.as_object_mut().unwrap().remove("timestamp");
+                for cpu in line.get_mut("return").and_then(Value::as_array_mut).into_iter().flatten() {
+                    if let Some(thread) = cpu.get_mut("thread-id") {
+                        assert!(thread.as_u64().is_some_and(|id| id > 0));
+                        *thread = json!("THREAD");
+                    }
+                }
+                text += &format!("<- {line}\n");
+                if line.get("event").is_none() {
+                    break;
+                }
+            }
+        }
+        text
+    }
+}
+
+fn status(client: &mut Client) -> String {
+    client.returns("{\"execute\":\"query-status\"}")["status"].as_str().unwrap().to_owned()
+}
+
+/// A guest's life as one client drives it, and another one watches it.
+#[test]
+fn life() {
+    let guest = Guest::start(&["--cpus", "2"]);
+    assert_eq!(fs::metadata(guest.socket()).unwrap().permissions().mode() & 0o777, 0o600);
+    let (mut client, mut watcher) = (guest.client(), guest.client());
+    let text = client.transcript(&[
+        r#"{"execute":"query-name","id":1}"#,
+        r#"{"execute":"query-uuid","id":"two"}"#,
+        r#"{"execute":"query-cpus-fast"}"#,
+        r#"{"execute":"stop"}"#,
+        r#"{"execute":"stop"}"#,
+        r#"{"execute":"query-status"}"#,
+        r#"{"execute":"cont"}"#,
+        r#"{"execute":"cont"}"#,
+        r#"{"execute":"query-status"}"#,
+        r#"{"execute":"migrate","arguments":{"uri":"tcp:h:1"}}"#,
+        r#"{"execute":"device_add","arguments":{"driver":"vfio-ap","sysfsdev":"x"}}"#,
+    ]);
+    insta::assert_snapshot!(text);
+    watcher.until("STOP");
+    watcher.until("RESUME");
+    client.returns("{\"execute\":\"system_reset\"}");
+    let reset = watcher.until("RESET");
+    assert_eq!(reset["data"], json!({"guest": false, "reason": "host-qmp-system-reset"}));
+    // A held guest is reset and stays held.
+    client.returns("{\"execute\":\"stop\"}");
+    client.returns("{\"execute\":\"system_reset\"}");
+    watcher.until("STOP");
+    watcher.until("RESET");
+    assert_eq!(status(&mut client), "paused");
+    client.returns("{\"execute\":\"cont\"}");
+    client.returns("{\"execute\":\"quit\"}");
+    let end = watcher.until("SHUTDOWN");
+    assert_eq!(end["data"], json!({"guest": false, "reason": "host-qmp-quit"}));
+    assert!(watcher.line().is_null());
+    let socket = guest.socket();
+    let (status, stderr) = guest.ended();
+    assert_eq!((status, stderr.as_str()), (Some(4), "adjunct: ended by quit\n"));
+    assert!(!socket.exists(), "the socket's file is gone");
+}
+
+/// A stopped guest executes nothing: its thread's CPU time stands still.
+#[test]
+fn a_held_guest_executes_nothing() {
+    let guest = Guest::start(&[]);
+    let mut client = guest.client();
+    client.returns("{\"execute\":\"stop\"}");
+    let cpus = client.returns("{\"execute\":\"query-cpus-fast\"}");
+    let stat = format!("/proc/{}/task/{}/stat", guest.child.id(), cpus[0]["thread-id"]);
+    // User and system time, in ticks of the kernel.
+    let time = || {
+        let text = fs::read_to_string(&stat).unwrap();
+        let fields: Vec<_> = text.rsplit(')').next().unwrap().split_whitespace().map(str::to_owned).collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    };
+    let before = time();
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(time() <= before + 1, "it went on");
+    client.returns("{\"execute\":\"cont\"}");
+    let end = Instant::now() + PATIENCE;
+    while time() <= before + 1 {
+        assert!(Instant::now() < end, "it does not go on");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_crash_is_told() {
+    let guest = Guest::start(&[]);
+    let mut client = guest.client();
+    // A restart interruption leads to a wait whose address says "crashed".
+    client.returns("{\"execute\":\"inject-nmi\"}");
+    let panicked = client.until("GUEST_PANICKED");
+    assert_eq!(panicked["data"]["info"]["psw-addr"], 0xdead);
+    assert_eq!(client.until("SHUTDOWN")["data"], json!({"guest": true, "reason": "guest-panic"}));
+    assert_eq!(guest.ended().0, Some(1));
+}
+
+/// Plugging and unplugging a mediated device, its queues, and what is refused.
+#[test]
+fn hot_plug() {
+    let guest = Guest::start(&["--ap"]);
+    let mut client = guest.client();
+    let add = |id: &str, mdev: &str| {
+        let arguments = json!({"driver": "vfio-ap", "id": id, "sysfsdev": mdev});
+        json!({"execute": "device_add", "arguments": arguments}).to_string()
+    };
+    let path = format!("/sys/devices/vfio_ap/matrix/{MDEV}");
+    let text = client.transcript(&[
+        r#"{"execute":"x-subscribe","arguments":{"events":["X_AP_CONFIG_CHANGED"]}}"#,
+        r#"{"execute":"x-query-ap"}"#,
+        r#"{"execute":"device_del","arguments":{"id":"ap0"}}"#,
+        &add("ap0", &path),
+        r#"{"execute":"qom-list","arguments":{"path":"/machine/peripheral"}}"#,
+        r#"{"execute":"qom-list","arguments":{"path":"/machine/peripheral/ap0"}}"#,
+        r#"{"execute":"device-list-properties","arguments":{"typename":"vfio-ap"}}"#,
+        &add("ap1", "e30ddaa2-2543-4240-86fe-e71b8ef90447"),
+        r#"{"execute":"migrate"}"#,
+        r#"{"execute":"x-query-ap"}"#,
+        r#"{"execute":"x-ap-plan","arguments":{"operation":{"operation":"scan"}}}"#,
+        r#"{"execute":"x-ap-assign-adapter","arguments":{"adapter":10}}"#,
+        r#"{"execute":"x-ap-assign-adapter","arguments":{"adapter":"0x0a"}}"#,
+        r#"{"execute":"x-ap-unassign-adapter","arguments":{"adapter":"0x0a"}}"#,
+        r#"{"execute":"x-ap-unassign-domain","arguments":{"domain":[]}}"#,
+        r#"{"execute":"x-ap-assign-adapter","arguments":{"adapter":300}}"#,
+        r#"{"execute":"x-ap-unbind","arguments":{"queue":"05.0004"}}"#,
+        r#"{"execute":"x-ap-unbind","arguments":{"queue":"99"}}"#,
+        r#"{"execute":"x-ap-bind","arguments":{"queue":"05.0004","driver":"vfio_ap"}}"#,
+        r#"{"execute":"x-ap-write-mask","arguments":{"mask":"apmask","value":"+5"}}"#,
+        r#"{"execute":"device_del","arguments":{"id":"ap0"}}"#,
+        r#"{"execute":"x-query-ap"}"#,
+        &add("0", &path),
+        &add("ap0", "/etc/passwd"),
+        &add("ap0", "00000000-0000-0000-0000-000000000001"),
+        r#"{"execute":"device_add","arguments":{"driver":"e1000"}}"#,
+        r#"{"execute":"device_add","arguments":{"driver":"vfio-ap"}}"#,
+        r#"{"execute":"device_add","arguments":{"driver":"vfio-ap","fd":"x"}}"#,
+    ]);
+    insta::assert_snapshot!(text);
+    // The device of the start has a name too.
+    let guest = Guest::start(&["--ap-mdev", MDEV]);
+    let (reply, events) =
+        guest.client().execute("{\"execute\":\"device_del\",\"arguments\":{\"id\":\"ap0\"}}");
+    assert_eq!((reply, events.as_slice()), (json!({"return": {}}), &["DEVICE_DELETED".to_owned()][..]));
+}
+
+/// Descriptors are taken by the command that they come with, else closed.
+#[test]
+fn descriptors_are_taken_or_closed() {
+    let guest = Guest::start(&[]);
+    let mut client = guest.client();
+    let file = fs::File::open("/dev/null").unwrap();
+    let one = [file.as_fd()];
+    let before = guest.descriptors();
+    let check = |client: &mut Client, more: usize| {
+        // The server is through with what came before.
+        status(client);
+        assert_eq!(guest.descriptors(), before + more);
+    };
+    client.send_with("{\"execute\":\"getfd\",\"arguments\":{\"fdname\":\"a\"}}", &one);
+    assert_eq!(client.line(), json!({"return": {}}));
+    check(&mut client, 1);
+    // By a byte before the command, as some clients do; it replaces the other.
+    client.send_with(" ", &one);
+    client.returns("{\"execute\":\"getfd\",\"arguments\":{\"fdname\":\"a\"}}");
+    check(&mut client, 1);
+    client.returns("{\"execute\":\"closefd\",\"arguments\":{\"fdname\":\"a\"}}");
+    check(&mut client, 0);
+
+    client.send_with("{\"execute\":\"add-fd\",\"arguments\":{\"fdset-id\":3,\"opaque\":\"x\"}}", &one);
+    let added = client.line()["return"].clone();
+    assert_eq!(added["fdset-id"], 3);
+    let sets = client.returns("{\"execute\":\"query-fdsets\"}");
+    assert_eq!(sets, json!([{"fdset-id": 3, "fds": [{"fd": added["fd"], "opaque": "x"}]}]));
+    check(&mut client, 1);
+    client.returns("{\"execute\":\"remove-fd\",\"arguments\":{\"fdset-id\":3}}");
+    check(&mut client, 0);
+
+    // With a command that takes none; too many; with junk; with half a command that never ends.
+    client.send_with("{\"execute\":\"query-name\"}", &one);
+    client.line();
+    check(&mut client, 0);
+    client.send_with("{\"execute\":\"getfd\",\"arguments\":{\"fdname\":\"b\"}}", &[file.as_fd(); 60]);
+    assert_eq!(client.line(), json!({"return": {}}));
+    check(&mut client, 1);
+    client.send_with("junk\n", &one);
+    client.line();
+    check(&mut client, 1);
+    let mut other = guest.client();
+    other.send_with("{\"execute\":\"getfd\",\"arguments\":{\"fdname\":\"c\"}}", &one);
+    other.line();
+    other.send_with("{\"execute\":", &one);
+    drop(other);
+    until(|| guest.descriptors() == before + 1);
+    drop(client);
+    until(|| guest.descriptors() == before - 1);
+}
+
+fn until(condition: impl Fn() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < end, "waited in vain");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_thousand_connections() {
+    let guest = Guest::start(&[]);
+    let before = guest.descriptors();
+    for n in 0..1000 {
+        match n % 4 {
+            0 => drop(guest.client()),
+            1 => drop(UnixStream::connect(guest.socket()).unwrap()),
+            2 => guest.stranger().send("{\"execute\":\"qmp_capa"),
+            // Nobody is there for the answer.
+            _ => {
+                guest.stranger().send("{\"execute\":\"qmp_capabilities\"}{\"execute\":\"query-qmp-schema\"}")
+            }
+        }
+    }
+    let metrics = guest.client().returns("{\"execute\":\"x-query-metrics\"}");
+    assert!(metrics["qmp"]["connections"].as_u64().unwrap() >= 1001, "{metrics}");
+    until(|| guest.descriptors() == before);
+}
+
+#[test]
+fn many_clients_at_once() {
+    let guest = Guest::start(&[]);
+    let mut clients: Vec<_> = (0..64).map(|_| guest.client()).collect();
+    for client in &mut clients {
+        client.send("{\"execute\":\"query-name\",\"id\":7}{\"execute\":\"query-status\",\"id\":8}");
+    }
+    for client in &mut clients {
+        assert_eq!((&client.line()["id"], &client.line()["id"]), (&json!(7), &json!(8)));
+    }
+    clients[5].returns("{\"execute\":\"stop\"}");
+    for client in clients.iter_mut().enumerate().filter(|(n, _)| *n != 5).map(|(_, client)| client) {
+        client.until("STOP");
+    }
+    // Up to the most; then one is told why, and there is room again when one has gone.
+    clients.extend((64..128).map(|_| guest.client()));
+    let refused = guest.stranger().line();
+    assert!(refused["error"]["desc"].as_str().unwrap().contains("128 clients"), "{refused}");
+    drop(clients.split_off(100));
+    until(|| guest.stranger().line().get("QMP").is_some());
+}
+
+/// A client that never reads, and one that sends without end, cost nobody else anything.
+#[test]
+fn a_client_that_does_not_read() {
+    let guest = Guest::start(&[]);
+    let mut deaf = guest.client();
+    deaf.0.get_ref().set_nonblocking(true).unwrap();
+    let mut sent = 0;
+    let end = Instant::now() + PATIENCE;
+    // Until the server takes no more of it.
+    loop {
+        match deaf.0.get_mut().write(&b"{\"execute\":\"query-qmp-schema\"}\n".repeat(100)) {
+            Ok(count) => sent += count,
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
+                std::thread::sleep(Duration::from_millis(50));
+                if deaf.0.get_mut().write(b" ").is_err() {
+                    break;
+                }
+            }
+            Err(e) => panic!("{e}"),
+        }
+        assert!(Instant::now() < end && sent < 8 << 20, "it takes {sent} bytes and more");
+    }
+    let mut client = guest.client();
+    for _ in 0..2000 {
+        client.returns("{\"execute\":\"stop\"}");
+        client.returns("{\"execute\":\"cont\"}");
+    }
+    let metrics = client.returns("{\"execute\":\"x-query-metrics\"}");
+    assert!(metrics["qmp"]["events-dropped"].as_u64().unwrap() > 0, "{metrics}");
+    client.returns("{\"execute\":\"quit\"}");
+    assert_eq!(guest.ended().0, Some(4), "it does not keep the run from ending");
+}
+
+/// The API's row of the table of bad inputs: one error each, and the connection goes on.
+#[test]
+fn bad_input() {
+    let guest = Guest::start(&[]);
+    let mut client = guest.client();
+    let deep = format!("{{\"execute\":{}1{}}}", "[".repeat(5000), "]".repeat(5000));
+    let huge = format!("{{\"execute\":\"query-name\",\"id\":\"{}\"}}", "x".repeat(1 << 20));
+    for (bad, want) in [
+        (deep.as_bytes(), "levels"),
+        (huge.as_bytes(), "bytes"),
+        (b"{\"execute\":\"qu\xc3\x28\"}", "unicode"),
+        (b"{\"execute\":\"quit\",\"execute\":\"quit\"}", "twice"),
+        (b"{\"execute\":\"quit\"\xff", "cuts off"),
+        (b"quit\n", "begin no JSON"),
+        (b"{\"execute\":\"qom-list\",\"arguments\":{\"path\":\"/../../etc\"}}", "nothing is at"),
+    ] {
+        client.0.get_mut().write_all(bad).unwrap();
+        let line = client.line();
+        assert!(line["error"]["desc"].as_str().is_some_and(|text| text.contains(want)), "{want}: {line}");
+        assert_eq!(status(&mut client), "running");
+    }
+    // Byte by byte, and many at once.
+    for byte in "{ \"execute\" : \"query-name\" }".chars() {
+        client.send(&byte.to_string());
+    }
+    assert_eq!(client.line()["return"]["name"], "g");
+    client.send(&"{\"execute\":\"query-name\"}".repeat(500));
+    for _ in 0..500 {
+        assert_eq!(client.line()["return"]["name"], "g");
+    }
+    // Who says that nothing more comes is still answered.
+    client.send("{\"execute\":\"query-name\"}");
+    client.0.get_ref().shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(client.line()["return"]["name"], "g");
+    assert!(client.line().is_null());
+}
+
+#[test]
+fn sockets() {
+    // A second one, and one whose file a dead process left.
+    let directory = TempDir::new().unwrap();
+    let other = directory.path().join("other");
+    drop(std::os::unix::net::UnixListener::bind(&other).unwrap());
+    let flag = format!("unix:{}", other.display());
+    let guest = Guest::start(&["--qmp", &flag]);
+    assert!(Client::connect(&other).line().get("QMP").is_some());
+    let try_at = |path: &Path| {
+        let kernel = guest.directory.path().join("kernel");
+        let mut command = Command::new(ADJUNCT);
+        command.arg("run").arg("--kernel").arg(kernel).args(["--memory", "1M", "--console", "none", "--qmp"]);
+        let output = command.arg(format!("unix:{}", path.display())).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (status, text) = try_at(&other);
+    assert!(status == Some(3) && text.contains("another process listens there"), "{text}");
+    let (status, text) = try_at(&guest.directory.path().join("kernel"));
+    assert!(status == Some(3) && text.contains("something else than a socket"), "{text}");
+    let (status, text) = try_at(Path::new("/nonexistent/x"));
+    assert!(status == Some(3) && text.contains("/nonexistent/x: make the socket"), "{text}");
+    guest.client().returns("{\"execute\":\"quit\"}");
+    guest.ended();
+    assert!(!other.exists());
+}
+
+#[test]
+fn ctl() {
+    let guest = Guest::start(&["--ap", "--cpus", "2"]);
+    let check = |words: &[&str], status: i32, out: &str, err: &str| {
+        let output = guest.ctl(words);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let got = (output.status.code(), text(&output.stdout), text(&output.stderr));
+        assert_eq!(got, (Some(status), out.to_owned(), err.to_owned()), "{words:?}");
+    };
+    check(&["query-status"], 0, "running: true\nstatus: running\n", "");
+    check(&["query-status", "--json"], 0, "{\"running\":true,\"status\":\"running\"}\n", "");
+    check(&["stop", "--wait", "STOP"], 0, "STOP\n", "");
+    check(&["human-monitor-command", "command-line=info status"], 0, "VM status: paused\n", "");
+    check(&["cont"], 0, "", "");
+    let device = format!("sysfsdev={MDEV}");
+    check(&["device_add", "driver=vfio-ap", "id=x", &device], 0, "", "");
+    let deleted = "DEVICE_DELETED\n  device: x\n  path: /machine/peripheral/x\n";
+    check(&["device_del", "{\"id\": \"x\"}", "--wait", "DEVICE_DELETED"], 0, deleted, "");
+    check(&["device_del", "id=x"], 1, "", "adjunct: device_del: id: no device 'x'; the guest has none\n");
+    check(&["query-name", "name"], 2, "", "adjunct: 'name' is not key=value, nor is it JSON\n");
+    check(&[], 2, "", "adjunct: give a command, or --wait EVENT\n");
+    check(&["--wait", "RESET", "--timeout", "0.1"], 4, "", "adjunct: RESET did not come in time\n");
+    check(
+        &["--wait", "X_NOTHING"],
+        1,
+        "",
+        "adjunct: events: 'X_NOTHING' is none that is subscribed to; those are \
+           X_AP_CONFIG_CHANGED, X_AP_HOST, X_CLIENTS_CHANGED, and * for all\n",
+    );
+
+    let mut child = Command::new(ADJUNCT)
+        .args(["ctl", guest.socket().to_str().unwrap(), "monitor"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = "info status\nstop\nx-subscribe events=*\nquery-status\ncont\nfly\nclosefd\nquery-name 5\n";
+    child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(
+        text,
+        "VM status: running\nSTOP\nrunning: false\nstatus: paused\nRESUME\nno command 'fly'; 'help' lists them\n\
+         error: fdname: missing\nerror: '5' is not key=value, nor is it JSON\n"
+    );
+    check(&["quit"], 0, "", "");
+    let socket = guest.socket();
+    guest.ended();
+    let output = Command::new(ADJUNCT).arg("ctl").arg(socket).arg("query-status").output().unwrap();
+    assert_eq!(output.status.code(), Some(3));
+}
