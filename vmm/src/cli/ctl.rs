@@ -403,6 +403,6 @@ mod tests {
         let value =
             json!({"a": 1, "b": {"c": "x", "d": []}, "e": [{"f": 1, "g": 2}, {"f": 3}], "h": ["i", "j"]});
         show(&value, 0, &mut text);
-        assert_eq!(text, "a: 1\nb:\n  c: x\n  d: \ne:\n- f: 1\n  g: 2\n- f: 3\nh: i j\n");
+        assert_eq!(text, "a: 1\nb:\n  c: x\n  d: \ne:\n  - f: 1\n    g: 2\n  - f: 3\nh: i j\n");
     }
 }
