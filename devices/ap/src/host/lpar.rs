@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crycb::{Apid, Mask256, Matrix, Qci, QciFlags};
 use serde::{Deserialize, Serialize};
 
-use super::number::Number;
+use super::number::{Number, mask};
 use super::{Adapter, Description, HostError};
 use crate::queue::AdapterState;
 
@@ -53,7 +53,8 @@ pub struct Installed {
 }
 
 /// The AP configuration of the host's logical partition.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Text", into = "Text")]
 pub struct Lpar {
     apxa: bool,
     max_adapter: u8,
@@ -61,6 +62,63 @@ pub struct Lpar {
     adapters: BTreeMap<Apid, Installed>,
     usage: Mask256,
     control: Mask256,
+}
+
+/// A configuration in JSON.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Text {
+    apxa: bool,
+    max_adapter: Number,
+    max_domain: Number,
+    adapters: Vec<Installed>,
+    #[serde(with = "mask")]
+    usage_domains: Mask256,
+    #[serde(with = "mask")]
+    control_domains: Mask256,
+}
+
+impl From<Lpar> for Text {
+    fn from(lpar: Lpar) -> Self {
+        Self {
+            apxa: lpar.apxa,
+            max_adapter: Number(lpar.max_adapter),
+            max_domain: Number(lpar.max_domain),
+            adapters: lpar.adapters.into_values().collect(),
+            usage_domains: lpar.usage,
+            control_domains: lpar.control,
+        }
+    }
+}
+
+impl TryFrom<Text> for Lpar {
+    type Error = String;
+
+    fn try_from(text: Text) -> Result<Self, String> {
+        let mut lpar = Self {
+            apxa: text.apxa,
+            max_adapter: text.max_adapter.0,
+            max_domain: text.max_domain.0,
+            adapters: BTreeMap::new(),
+            usage: text.usage_domains,
+            control: text.control_domains,
+        };
+        let qci = lpar.qci();
+        let highest = lpar.usage.highest().max(lpar.control.highest());
+        if let Some(domain) = highest.filter(|&domain| domain > qci.max_apqi()) {
+            return Err(format!("domain {domain:#04x} is above the highest, {:#04x}", qci.max_apqi()));
+        }
+        for installed in text.adapters {
+            let apid = installed.adapter.apid;
+            if apid.0 > qci.max_apid() {
+                return Err(format!("adapter {apid} is above the highest, {:#04x}", qci.max_apid()));
+            }
+            if lpar.adapters.insert(apid, installed).is_some() {
+                return Err(format!("adapter {apid} comes twice"));
+            }
+        }
+        Ok(lpar)
+    }
 }
 
 /// A change that the support element makes.

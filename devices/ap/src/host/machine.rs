@@ -67,15 +67,11 @@ impl IdealMachine {
     }
 }
 
-impl Machine for IdealMachine {
-    fn qci(&self) -> Qci {
-        self.lpar().qci()
-    }
-
-    fn tapq(&self, apqn: Apqn) -> (u8, Option<QueueInformation>) {
-        let lpar = self.lpar();
-        let qci = lpar.qci();
-        match lpar.adapter(apqn.apid()) {
+impl Lpar {
+    /// What PQAP(TAPQ) answers where only the state of the adapter counts.
+    pub(super) fn tapq(&self, apqn: Apqn) -> (u8, Option<QueueInformation>) {
+        let qci = self.qci();
+        match self.adapter(apqn.apid()) {
             Some(installed) if qci.matrix.test(apqn) => {
                 let card = crate::card::emulate(&installed.adapter);
                 let has = |flag| qci.flags.has(flag);
@@ -89,6 +85,16 @@ impl Machine for IdealMachine {
             }
             _ => (0x01, None),
         }
+    }
+}
+
+impl Machine for IdealMachine {
+    fn qci(&self) -> Qci {
+        self.lpar().qci()
+    }
+
+    fn tapq(&self, apqn: Apqn) -> (u8, Option<QueueInformation>) {
+        self.lpar().tapq(apqn)
     }
 
     fn zapq(&self, apqn: Apqn) -> u8 {

@@ -33,6 +33,7 @@ mod number;
 mod operation;
 mod permissions;
 mod plan;
+pub mod remote;
 mod simulated;
 mod snapshot;
 mod steps;
@@ -350,11 +351,26 @@ impl ApHost {
     /// # Errors
     /// [`HostError::UnknownMdev`], [`HostError::NotAttached`].
     pub fn detach(&self, uuid: Uuid) -> Result<(), HostError> {
+        self.detach_if(uuid, |_| true)
+    }
+
+    /// [`detach`](Self::detach), unless another VM than `vm` has the device by now.
+    ///
+    /// # Errors
+    /// [`HostError::UnknownMdev`], [`HostError::NotAttached`].
+    pub fn detach_vm(&self, uuid: Uuid, vm: u64) -> Result<(), HostError> {
+        self.detach_if(uuid, |guest| guest.id() == vm)
+    }
+
+    fn detach_if(&self, uuid: Uuid, wanted: impl FnOnce(&dyn Guest) -> bool) -> Result<(), HostError> {
         let mut steps = Steps::of(self);
         {
             let mut guests = self.guests.lock();
             self.vfio_ap.lock().mdev(uuid)?;
-            let slot = guests.remove(&uuid).ok_or(HostError::NotAttached(uuid))?;
+            if !guests.get(&uuid).is_some_and(|slot| wanted(&*slot.guest)) {
+                return Err(HostError::NotAttached(uuid));
+            }
+            let slot = guests.remove(&uuid).expect("looked at above");
             let _vm = slot.vm.lock();
             slot.guest.set_hook(false);
             let mut vfio_ap = self.vfio_ap.lock();

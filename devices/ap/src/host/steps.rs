@@ -184,7 +184,7 @@ impl<'h> Steps<'h> {
             slot.guest.config_changed();
             if !slot.guest.confirm() {
                 log::warn!("the VM of mdev {uuid} does not answer: it loses the device");
-                if let Err(error) = self.host.detach(uuid) {
+                if let Err(error) = self.host.detach_vm(uuid, slot.guest.id()) {
                     log::info!("take mdev {uuid} from a VM that does not answer: {error}");
                 }
             }
