@@ -13,6 +13,9 @@ use super::{HostError, Lpar, Machine};
 /// The bits of TAPQ's general register 2 that make a card what it is; when one of them changes, the card is another.
 const CARD_BITS: u64 = 0xffff_0000_ffff_0f0f;
 
+/// The oldest type of adapter that the bus makes a card device of, and vfio_ap takes: CEX4.
+pub(super) const OLDEST_TYPE: u8 = 10;
+
 /// A card device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CardDevice {
@@ -75,6 +78,8 @@ pub(super) trait Drivers {
 /// What TAPQ says about a queue that exists.
 struct Answer {
     hardware: u64,
+    /// Whether the bus knows adapters of this type.
+    supported: bool,
     deconfigured: bool,
     checkstopped: bool,
 }
@@ -105,6 +110,7 @@ impl Bus {
         let aqm = self.configuration.aqm;
         let mut valid = aqm.iter().filter_map(|apqi| ask(machine, Apqn::new(apid, Apqi(apqi))));
         let answer = if self.configuration.apm.test(apid.0) { valid.next() } else { None };
+        let answer = answer.filter(|answer| answer.supported);
         let known = self.cards.get(&apid).copied();
         let Some(answer) = answer else {
             if known.is_some() {
@@ -230,6 +236,7 @@ fn ask(machine: &dyn Machine, apqn: Apqn) -> Option<Answer> {
     let information = information.filter(|i| i.hardware_type != 0)?;
     matches!(code, 0x00 | 0x02..=0x05).then(|| Answer {
         hardware: information.register(),
+        supported: information.hardware_type >= OLDEST_TYPE,
         deconfigured: code == 0x03,
         checkstopped: code == 0x04,
     })

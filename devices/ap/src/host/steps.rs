@@ -7,13 +7,10 @@ use std::sync::Arc;
 use crycb::{Apid, Apqn, Mask256, Matrix};
 use uuid::Uuid;
 
-use super::bus::Drivers;
+use super::bus::{Drivers, OLDEST_TYPE};
 use super::vfio_ap::{Effects, VfioAp};
 use super::{ApHost, Driver, EventKind, Guests, HostError, RESET_INTERVAL, RESET_LOOKS, Slot};
 use crycb::filter::passable_after;
-
-/// The oldest type of adapter that vfio_ap takes: CEX4.
-const OLDEST_TYPE: u8 = 10;
 
 /// An operation going on.
 pub(super) struct Steps<'h> {
