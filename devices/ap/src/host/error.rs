@@ -40,6 +40,19 @@ pub enum HostError {
         expected: &'static str,
     },
 
+    /// An attribute of a mediated device with a number of more than 64 bits.
+    #[error(
+        "mdev {mdev}: write {value:?} to {attribute}: a number of more than 64 bits; the machine's highest is 255 or less"
+    )]
+    Overflow {
+        /// The device.
+        mdev: Uuid,
+        /// Its attribute.
+        attribute: &'static str,
+        /// What was to be written.
+        value: String,
+    },
+
     /// A number above what the machine can have.
     #[error(
         "mdev {mdev}: {kind} {number:#04x}: the machine's highest is {max:#04x}; choose one up to that, or describe a \
@@ -212,6 +225,7 @@ impl HostError {
         match self {
             Self::Json(_) | Self::Description(_) | Self::Mask { .. } | Self::Value { .. } => "EINVAL",
             Self::OverridesSet { .. } | Self::MasksInUse(_) => "EINVAL",
+            Self::Overflow { .. } => "ERANGE",
             Self::AboveMaximum { .. } | Self::NoQueue(_) | Self::Configuration(_) => "ENODEV",
             Self::WrongDriver { .. } | Self::Unbound(_) => "ENODEV",
             Self::MdevExists(_) => "EEXIST",

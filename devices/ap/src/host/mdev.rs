@@ -1,7 +1,7 @@
 //! Mediated devices: how mdevctl defines them, and what their attributes do.
 
 use super::HostError;
-use super::number;
+use super::number::{self, NumberError};
 use crycb::{Mask256, Matrix};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -51,7 +51,7 @@ pub enum Attribute {
     UnassignDomain(String),
     AssignControlDomain(String),
     UnassignControlDomain(String),
-    /// All three masks at once: adapters, domains, control domains, in hexadecimal with commas between.
+    /// All three masks at once: adapters, domains, control domains, in hexadecimal with commas (or newlines) between.
     ApConfig(String),
 }
 
@@ -208,19 +208,23 @@ impl Attribute {
 
     fn number(&self, mdev: Uuid) -> Result<u64, HostError> {
         let (attribute, text) = self.parts();
-        number::parse(text).ok_or_else(|| HostError::Value {
-            mdev,
-            attribute,
-            value: text.to_owned(),
-            expected: "a decimal, hexadecimal (0x) or octal (0) number",
+        let value = || text.to_owned();
+        number::parse(text).map_err(|error| match error {
+            NumberError::Syntax => HostError::Value {
+                mdev,
+                attribute,
+                value: value(),
+                expected: "a decimal, hexadecimal (0x) or octal (0) number",
+            },
+            NumberError::Overflow => HostError::Overflow { mdev, attribute, value: value() },
         })
     }
 
     fn masks(&self, mdev: Uuid) -> Result<Matrix, HostError> {
         let (attribute, text) = self.parts();
-        let parts: Vec<&str> = text.strip_suffix('\n').unwrap_or(text).split(',').collect();
+        let parts: Vec<&str> = text.strip_suffix('\n').unwrap_or(text).split([',', '\n']).collect();
         let [apm, aqm, adm] = parts[..] else {
-            let expected = "three masks in hexadecimal with commas between";
+            let expected = "three masks in hexadecimal with commas or newlines between";
             return Err(HostError::Value { mdev, attribute, value: text.to_owned(), expected });
         };
         let mask = |text: &str| {
@@ -307,6 +311,7 @@ mod tests {
     #[test]
     fn ap_config() {
         check(r#"{"assign_adapter": "5"}, {"ap_config": "0x41,0x08,80\n"}"#, Ok([&[1, 7], &[4], &[0]]));
+        check(r#"{"ap_config": "0x41\n0x08\n80"}"#, Ok([&[1, 7], &[4], &[0]]));
         check(r#"{"ap_config": "0x0,0x0"}"#, Err("EINVAL"));
         check(r#"{"ap_config": "0x0,0x0,0x0,0x0"}"#, Err("EINVAL"));
         check(r#"{"ap_config": "0x0,,0x0"}"#, Err("EINVAL"));

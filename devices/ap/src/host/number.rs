@@ -6,7 +6,7 @@ use std::fmt;
 
 /// The value of a number in C notation: decimal, `0x` hexadecimal or `0` octal, as the kernel's sysfs attributes read it
 /// (`kstrtoul` with base 0): one leading plus and one trailing newline are allowed, nothing else.
-pub(super) fn parse(text: &str) -> Option<u64> {
+pub(super) fn parse(text: &str) -> Result<u64, NumberError> {
     let text = text.strip_suffix('\n').unwrap_or(text);
     let text = text.strip_prefix('+').unwrap_or(text);
     let (digits, radix) = match text.as_bytes() {
@@ -16,9 +16,21 @@ pub(super) fn parse(text: &str) -> Option<u64> {
     };
     // The standard library would take a sign here.
     if !digits.starts_with(|c: char| c.is_digit(radix)) {
-        return None;
+        return Err(NumberError::Syntax);
     }
-    u64::from_str_radix(digits, radix).ok()
+    u64::from_str_radix(digits, radix).map_err(|error| match error.kind() {
+        std::num::IntErrorKind::PosOverflow => NumberError::Overflow,
+        _ => NumberError::Syntax,
+    })
+}
+
+/// Why a text is not taken for a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NumberError {
+    /// It is none: EINVAL.
+    Syntax,
+    /// It has more than 64 bits: ERANGE.
+    Overflow,
 }
 
 /// An adapter or domain number, 0 to 255: in JSON a number, or a string in C notation; written as `"0x0a"`.
@@ -52,7 +64,7 @@ impl Visitor<'_> for Value {
     }
 
     fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<u64, E> {
-        parse(text).ok_or_else(|| E::invalid_value(serde::de::Unexpected::Str(text), &self))
+        parse(text).map_err(|_| E::invalid_value(serde::de::Unexpected::Str(text), &self))
     }
 }
 
@@ -177,25 +189,28 @@ mod tests {
 
     #[test]
     fn c_notation() {
+        use NumberError::{Overflow, Syntax};
         for (text, want) in [
-            ("5", Some(5)),
-            ("0", Some(0)),
-            ("0xab", Some(0xab)),
-            ("0XAB\n", Some(0xab)),
-            ("010", Some(8)),
-            ("+7", Some(7)),
-            ("256", Some(256)),
-            ("", None),
-            ("0x", None),
-            ("0x+1", None),
-            ("++1", None),
-            ("-1", None),
-            ("08", None),
-            (" 5", None),
-            ("5 ", None),
-            ("5\n\n", None),
-            ("ab", None),
-            ("18446744073709551616", None),
+            ("5", Ok(5)),
+            ("0", Ok(0)),
+            ("0xab", Ok(0xab)),
+            ("0XAB\n", Ok(0xab)),
+            ("010", Ok(8)),
+            ("+7", Ok(7)),
+            ("256", Ok(256)),
+            ("", Err(Syntax)),
+            ("0x", Err(Syntax)),
+            ("0x+1", Err(Syntax)),
+            ("++1", Err(Syntax)),
+            ("-1", Err(Syntax)),
+            ("08", Err(Syntax)),
+            (" 5", Err(Syntax)),
+            ("5 ", Err(Syntax)),
+            ("5\n\n", Err(Syntax)),
+            ("ab", Err(Syntax)),
+            ("18446744073709551615", Ok(u64::MAX)),
+            ("18446744073709551616", Err(Overflow)),
+            ("0x10000000000000000", Err(Overflow)),
         ] {
             assert_eq!(parse(text), want, "{text:?}");
         }
