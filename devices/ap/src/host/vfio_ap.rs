@@ -262,7 +262,8 @@ impl VfioAp {
     pub fn scan_complete(&mut self, uuid: Uuid) -> Effects {
         let mut effects = Effects::default();
         if let Ok(at) = self.index(uuid) {
-            let adding = std::mem::take(&mut self.mdevs[at].adding);
+            // What was unassigned during the scan does not count (`vfio_ap_mdev_hot_plug_cfg`).
+            let adding = std::mem::take(&mut self.mdevs[at].adding).and(&self.mdevs[at].matrix);
             if !adding.apm.is_empty() || !adding.aqm.is_empty() {
                 self.filter_matrix(at, &mut effects);
             }
