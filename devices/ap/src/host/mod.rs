@@ -324,25 +324,35 @@ impl ApHost {
     /// [`HostError::UnknownMdev`]; [`HostError::Attached`]; [`HostError::SecondMdev`]; and what broke the device's start.
     /// Then the VM is as before.
     pub fn attach(&self, uuid: Uuid, guest: Arc<dyn Guest>) -> Result<Matrix, HostError> {
-        let started = self.vfio_ap.lock().mdev(uuid).is_ok();
+        let started = {
+            let _guests = self.guests.lock();
+            self.vfio_ap.lock().mdev(uuid).is_ok()
+        };
         if let (false, Some((_, definition))) =
             (started, self.definitions.iter().find(|(defined, _)| *defined == uuid))
         {
             self.import(uuid, definition)?;
         }
+        let mut steps = Steps::of(self);
         let mut guests = self.guests.lock();
         let vm = RankedMutex::with_key(Rank::Vm, guest.id(), ());
         let slot = Arc::new(Slot { guest, vm });
         let held = slot.vm.lock();
         // Before anything of the VM is touched: a refusal must not leave a hook, nor take one that another device set.
-        let _ = self.vfio_ap.lock().attach(uuid, slot.guest.id())?;
+        let (before, effects) = {
+            let mut vfio_ap = self.vfio_ap.lock();
+            (vfio_ap.mdev(uuid)?.shadow, vfio_ap.attach(uuid, slot.guest.id())?)
+        };
         slot.guest.set_hook(true);
-        let vfio_ap = self.vfio_ap.lock();
+        let mut vfio_ap = self.vfio_ap.lock();
         let matrix = vfio_ap.mdev(uuid).expect("attached just now").shadow;
         slot.guest.set_masks(&matrix);
+        steps.carry_out(&mut vfio_ap, Some((uuid, before)), None, effects);
         drop((vfio_ap, held));
         guests.insert(uuid, slot);
+        drop(guests);
         self.events.emit(EventKind::Attached { mdev: uuid });
+        steps.finish();
         Ok(matrix)
     }
 

@@ -288,7 +288,9 @@ impl VfioAp {
         Ok(())
     }
 
-    /// The device is opened by the VM `guest`.
+    /// The device is opened by the VM `guest`, which gets the APCB as it is (`vfio_ap_mdev_set_kvm`). Only if a queue's last
+    /// reset has not ended well since the last filter is it filtered now: what a former guest may have left keeps the adapter
+    /// from this one. Linux, which waits for resets when a device is closed, but not for good ones, does not do that.
     ///
     /// # Errors
     /// [`HostError::UnknownMdev`], [`HostError::Attached`], [`HostError::SecondMdev`].
@@ -301,7 +303,15 @@ impl VfioAp {
             return Err(HostError::SecondMdev { mdev: uuid, other: other.uuid });
         }
         self.mdevs[at].guest = Some(guest);
-        Ok(Effects { apcb: true, ..Effects::default() })
+        let mut effects = Effects::default();
+        if self
+            .queues
+            .iter()
+            .any(|(q, queue)| self.mdevs[at].shadow.test(*q) && !passable_after(queue.last_reset))
+        {
+            self.filter_matrix(at, &mut effects);
+        }
+        Ok(Effects { apcb: true, ..effects })
     }
 
     /// The device is closed. The guest's APCB is cleared before the queues are reset, which is the caller's to do.
