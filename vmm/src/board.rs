@@ -103,8 +103,7 @@ impl Board {
 
     /// Runs `cpu` until the run ends.
     pub fn run(&self, cpu: &mut dyn Vcpu) {
-        let thread = rustix::thread::gettid().as_raw_nonzero().get();
-        lock(&self.threads).insert(cpu.address(), thread);
+        self.note_thread(cpu.address());
         while !self.control.ended() {
             self.reset_if_asked(cpu);
             if self.control.park(cpu.address(), cpu.address() == BOOT_CPU) {
@@ -115,6 +114,12 @@ impl Board {
                 Err(error) => self.control.end(End::Failed(error.into())),
             }
         }
+    }
+
+    /// The calling thread is that of CPU `address`.
+    pub(crate) fn note_thread(&self, address: u16) {
+        let thread = rustix::thread::gettid().as_raw_nonzero().get();
+        lock(&self.threads).insert(address, thread);
     }
 
     /// Carries out a reset that another thread asked for. Looked at before each run, not only after a

@@ -54,14 +54,17 @@ fn run_to_end(
         (Some(_), true) => Input::Typed,
     };
     let (done, all_done) = channel();
+    let (start, all_started) = channel::<()>();
     let mut threads = Vec::new();
     for cpu in cpus {
-        match spawn(board.clone(), cpu, done.clone()) {
+        match spawn(board.clone(), cpu, start.clone(), done.clone()) {
             Ok(thread) => threads.push(thread),
             Err(e) => board.control.end(End::Failed(e.into())),
         }
     }
-    drop(done);
+    drop((start, done));
+    // Management clients are told the threads' numbers. Nothing is ever sent.
+    let _ = all_started.recv();
     log::debug!("running on {} CPUs", threads.len());
     if let Err(error) = serve(board, &signals, input, qmp) {
         board.control.end(End::Failed(error));
@@ -71,13 +74,20 @@ fn run_to_end(
     Ok(board.control.take_end().expect("the loop ends with the run"))
 }
 
-fn spawn(board: Arc<Board>, mut cpu: Box<dyn Vcpu>, done: Sender<()>) -> io::Result<JoinHandle<()>> {
+fn spawn(
+    board: Arc<Board>,
+    mut cpu: Box<dyn Vcpu>,
+    start: Sender<()>,
+    done: Sender<()>,
+) -> io::Result<JoinHandle<()>> {
     // The engine's handlers call one another in tail position. Should a compiler not make jumps of that, a
     // time slice of them still has to fit.
     let thread = std::thread::Builder::new().name(format!("cpu{}", cpu.address())).stack_size(16 << 20);
     thread.spawn(move || {
         let _done = done;
         let _watch = EndOnPanic(board.control.clone());
+        board.note_thread(cpu.address());
+        drop(start);
         board.run(&mut *cpu);
     })
 }

@@ -50,10 +50,16 @@ impl Guest {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut guest = Self { child: command.spawn().unwrap(), directory };
         let end = Instant::now() + PATIENCE;
-        while UnixStream::connect(guest.socket()).is_err() {
-            assert!(guest.child.try_wait().unwrap().is_none() && Instant::now() < end, "no socket");
+        let mut probe = loop {
+            match UnixStream::connect(guest.socket()) {
+                Ok(probe) => break probe,
+                Err(e) => assert!(guest.child.try_wait().unwrap().is_none() && Instant::now() < end, "{e}"),
+            }
             std::thread::sleep(Duration::from_millis(5));
-        }
+        };
+        // Until the server has closed its side, so that tests can count its descriptors.
+        probe.shutdown(std::net::Shutdown::Write).unwrap();
+        probe.read_to_end(&mut Vec::new()).unwrap();
         guest
     }
 
