@@ -97,6 +97,11 @@ pub enum Exit {
         /// The 4K-byte aligned operand.
         operand: Operand,
     },
+    /// DIAGNOSE 308 with subcode 3 (`clear`) or 4, from a back end that decodes it: the guest is loaded anew.
+    Load {
+        /// Whether storage is cleared before.
+        clear: bool,
+    },
     /// The CPU loaded a wait PSW that no interruption can end.
     DisabledWait(Psw),
     /// The CPU entered the stopped state.

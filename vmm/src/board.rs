@@ -201,6 +201,11 @@ impl Board {
                     return self.reset(cpu, reset, ResetCause::Guest);
                 }
             },
+            Exit::Load { clear } => {
+                cpu.finish(Outcome::Resume);
+                let reset = if clear { Reset::LoadClear } else { Reset::LoadKeep };
+                return self.reset(cpu, reset, ResetCause::Guest);
+            }
             Exit::StoreSystemInformation { function_code, selector1, selector2, operand } => {
                 match self.identity.block(function_code, selector1, selector2, cpu.address()) {
                     Some(block) => match cpu.store(operand, &block) {

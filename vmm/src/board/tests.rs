@@ -171,27 +171,31 @@ fn ipl_parameters() {
 fn resets() {
     use ResetKind::{Clear, Initial, Normal};
     let loaded = Psw { mask: 0x8000_0000, address: 0x4000 };
-    for (subcode, others, own, psw, rest) in [
-        (0, Clear, Clear, loaded, Some(0x77)),
-        (1, Normal, Initial, loaded, Some(0x77)),
-        (3, Clear, Clear, KERNEL_PSW, Some(0)),
-        (4, Clear, Clear, KERNEL_PSW, Some(0x77)),
+    // Register 4 + n holds subcode n.
+    let subcode = |n| Exit::Diagnose { code: 0x308, r1: 2, r3: 4 + n };
+    for (exit, others, own, psw, rest) in [
+        (subcode(0), Clear, Clear, loaded, Some(0x77)),
+        (subcode(1), Normal, Initial, loaded, Some(0x77)),
+        (subcode(3), Clear, Clear, KERNEL_PSW, Some(0)),
+        (subcode(4), Clear, Clear, KERNEL_PSW, Some(0x77)),
+        (Exit::Load { clear: true }, Clear, Clear, KERNEL_PSW, Some(0)),
+        (Exit::Load { clear: false }, Clear, Clear, KERNEL_PSW, Some(0x77)),
     ] {
         let bench = bench();
         bench.storage.write(AbsoluteAddress(0), &[0, 8, 0, 0, 0x80, 0, 0x40, 0]).unwrap();
         bench.storage.write(AbsoluteAddress(0x8000), &[0x77]).unwrap();
         // The watchdog is off afterwards.
         bench.check(0x288, 2, 4, &[(2, 0), (3, 15)], Outcome::Resume, &[]);
-        let cpu = bench.diagnose(0x308, 2, 4, &[(4, subcode)]);
+        let cpu = bench.answer(&[(4, 0), (5, 1), (7, 3), (8, 4)], &[exit]);
         assert_eq!(cpu.outcomes, [Outcome::Resume]);
         assert_eq!(
             (cpu.resets.as_slice(), cpu.state.psw, cpu.operating),
             (&[own][..], psw, true),
-            "{subcode}"
+            "{exit:?}"
         );
-        assert_eq!(bench.vm.take_calls(), [Call::ResetCpus(others, Some(0)), Call::Clear], "{subcode}");
+        assert_eq!(bench.vm.take_calls(), [Call::ResetCpus(others, Some(0)), Call::Clear], "{exit:?}");
         let byte = bench.storage.read_array::<1>(AbsoluteAddress(0x8000)).unwrap()[0];
-        assert_eq!(Some(byte), rest, "{subcode}");
+        assert_eq!(Some(byte), rest, "{exit:?}");
         bench.check(0x288, 2, 4, &[(2, 2)], SPECIFICATION, &[]);
         assert!(!bench.board.control.ended());
     }
