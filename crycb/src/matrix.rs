@@ -34,6 +34,12 @@ impl Matrix {
         Self { apm: self.apm & other.apm, aqm: self.aqm & other.aqm, adm: self.adm & other.adm }
     }
 
+    /// What this configuration or `other` holds, mask by mask.
+    #[must_use]
+    pub fn or(&self, other: &Self) -> Self {
+        Self { apm: self.apm | other.apm, aqm: self.aqm | other.aqm, adm: self.adm | other.adm }
+    }
+
     /// What this configuration holds and `other` does not, mask by mask.
     #[must_use]
     pub fn minus(&self, other: &Self) -> Self {

@@ -28,11 +28,14 @@ enum Command {
     /// Manage a running guest through its --qmp socket
     #[command(after_help = cli::ctl::AFTER_HELP)]
     Ctl(cli::ctl::Arguments),
+    /// Look at an AP host and change it
+    Ap(Box<cli::ap::Ap>),
 }
 
 fn main() -> ExitCode {
     ExitCode::from(match Cli::parse().command {
         Command::Run(options) => cli::run::main(*options),
         Command::Ctl(arguments) => cli::ctl::main(&arguments),
+        Command::Ap(ap) => ap.run(),
     })
 }

@@ -1,5 +1,6 @@
 //! The subcommands, one module each.
 
+pub mod ap;
 mod client;
 pub mod ctl;
 pub mod run;

@@ -91,6 +91,19 @@ impl Snapshot {
         }
     }
 
+    /// The state after `operation`; this one where it would be refused.
+    #[must_use]
+    pub fn after(&self, operation: &Operation) -> Self {
+        let host = ApHost::rehearsal(self);
+        if let Operation::RemoveMdev { mdev } = operation {
+            let _ = host.detach(*mdev);
+        }
+        match host.execute(operation) {
+            Ok(()) => host.snapshot(),
+            Err(_) => self.clone(),
+        }
+    }
+
     fn guest_changes(&self, after: &Self) -> Vec<GuestChange> {
         let uuids = self.mdevs.iter().chain(after.mdevs.iter().filter(|m| self.mdev(m.uuid).is_none()));
         let change = |uuid: Uuid| {

@@ -9,7 +9,7 @@ use super::lpar::{Condition, Installed};
 use super::number::{Number, mask, matrix, queue_name};
 use super::permissions::{Driver, Permissions};
 use super::vfio_ap::{QueueStatus, VfioAp};
-use super::{Lpar, Mdev};
+use super::{Lpar, Mdev, MdevDefinition};
 use crate::queue::QueueStatistics;
 
 /// The state of an AP host.
@@ -128,6 +128,13 @@ pub struct MdevState {
     pub guest_matrix: Matrix,
     /// Whether a VM has it open.
     pub attached: bool,
+}
+
+impl MdevState {
+    /// The definition that makes the device anew, as mdevctl takes it.
+    pub fn definition(&self) -> MdevDefinition {
+        Mdev { matrix: self.matrix, ..Mdev::new(self.uuid) }.definition()
+    }
 }
 
 impl Snapshot {

@@ -1,0 +1,89 @@
+//! The hosts that `adjunct ap` reaches.
+
+use std::path::{Path, PathBuf};
+
+use ap::host::{ApHost, Description, Event, HostError, Operation, Snapshot};
+
+use super::sysfs::Sysfs;
+
+/// A host as an operator reaches it.
+pub trait Backend {
+    /// Its state.
+    fn snapshot(&mut self) -> Result<Snapshot, HostError>;
+
+    /// Carries an operation out.
+    fn execute(&mut self, operation: &Operation) -> Result<(), HostError>;
+
+    /// Calls `each` for every event until it answers false.
+    fn watch(&mut self, each: &mut dyn FnMut(&Event) -> bool) -> Result<(), HostError>;
+}
+
+/// Where the host is, as the flags say.
+pub struct Place {
+    pub host: Option<String>,
+    pub description: Option<PathBuf>,
+    pub sysfs: PathBuf,
+}
+
+/// Reaches the host.
+pub fn open(place: Place) -> Result<Box<dyn Backend>, HostError> {
+    if let Some(path) = place.description {
+        return Ok(Box::new(Described::read(&path)?));
+    }
+    if let Some(address) = place.host {
+        return Err(remote("EPROTONOSUPPORT", format!("{address}: no daemon can be reached yet")));
+    }
+    if place.sysfs.join("bus/ap").is_dir() {
+        return Ok(Box::new(Sysfs::new(place.sysfs)));
+    }
+    Err(remote(
+        "ENODEV",
+        format!(
+            "{}: this machine has no AP bus; name a daemon (--host unix:PATH, `adjunct ap-host serve` starts one) or a \
+             description (--description FILE)",
+            place.sysfs.join("bus/ap").display()
+        ),
+    ))
+}
+
+pub fn remote(errno: &str, message: String) -> HostError {
+    HostError::Remote { errno: errno.to_owned(), message }
+}
+
+/// A host that does not exist: what its description would make.
+struct Described {
+    path: PathBuf,
+    host: ApHost,
+}
+
+impl Described {
+    fn read(path: &Path) -> Result<Self, HostError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| HostError::Description(format!("read {}: {e}", path.display())))?;
+        let description = Description::from_json(&text)?;
+        Ok(Self { path: path.to_owned(), host: ApHost::rehearsal_of(&description) })
+    }
+
+    fn only_a_description(&self) -> HostError {
+        let message = format!(
+            "{}: a description does nothing; `plan` tells what a change would do, and `adjunct ap-host serve --description` \
+             makes a host of it",
+            self.path.display()
+        );
+        remote("EROFS", message)
+    }
+}
+
+impl Backend for Described {
+    fn snapshot(&mut self) -> Result<Snapshot, HostError> {
+        Ok(self.host.snapshot())
+    }
+
+    fn execute(&mut self, _: &Operation) -> Result<(), HostError> {
+        Err(self.only_a_description())
+    }
+
+    fn watch(&mut self, _: &mut dyn FnMut(&Event) -> bool) -> Result<(), HostError> {
+        Err(self.only_a_description())
+    }
+}

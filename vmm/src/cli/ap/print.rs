@@ -1,0 +1,243 @@
+//! What is printed.
+
+use std::io::{self, Write};
+
+use ap::host::{
+    AdapterState, Condition, Driver, Event, EventKind, MdevState, Operation, Plan, QueueState, QueueStatus,
+    Snapshot,
+};
+use comfy_table::{CellAlignment, Table, presets};
+use crycb::{Apqn, Mask256};
+use serde::Serialize;
+
+use super::grammar::command_line;
+
+/// As JSON, one document.
+pub fn json(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, value)?;
+    writeln!(out)
+}
+
+/// The columns of `lszcrypt -V`.
+const COLUMNS: [&str; 11] = [
+    "CARD.DOM",
+    "TYPE",
+    "MODE",
+    "STATUS",
+    "REQUESTS",
+    "PENDING",
+    "HWTYPE",
+    "QDEPTH",
+    "FUNCTIONS",
+    "DRIVER",
+    "SESTAT",
+];
+
+/// Cards and their queues.
+pub fn list(out: &mut dyn Write, state: &Snapshot) -> io::Result<()> {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(COLUMNS);
+    for at in 4..=7 {
+        if let Some(column) = table.column_mut(at) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    for adapter in &state.adapters {
+        let queues: Vec<&QueueState> =
+            state.queues.iter().filter(|q| q.queue.apid() == adapter.apid()).collect();
+        let sum = |count: fn(&QueueState) -> Option<u64>| {
+            let counts: Vec<u64> = queues.iter().filter_map(|q| count(q)).collect();
+            if counts.is_empty() { "-".into() } else { counts.iter().sum::<u64>().to_string() }
+        };
+        let hardware = queues.first().map_or(0, |q| q.hardware);
+        let requests = sum(|q| q.requests);
+        let pending = sum(|q| q.pending);
+        table.add_row(row(
+            format!("{}", adapter.apid()),
+            adapter,
+            card_status(adapter),
+            [requests, pending],
+            hardware,
+            "cex4card",
+            "-",
+        ));
+        for queue in queues {
+            let count = |n: Option<u64>| n.map_or("-".into(), |n| n.to_string());
+            table.add_row(row(
+                queue.queue.to_string(),
+                adapter,
+                queue_status(queue),
+                [count(queue.requests), count(queue.pending)],
+                queue.hardware,
+                queue.driver.map_or("-no-driver-", Driver::name),
+                if queue.driver == Some(Driver::Default) { "usable" } else { "-" },
+            ));
+        }
+    }
+    lines(out, &table)
+}
+
+fn row(
+    name: String,
+    adapter: &AdapterState,
+    status: &str,
+    [requests, pending]: [String; 2],
+    hardware: u64,
+    driver: &str,
+    sestat: &str,
+) -> [String; 11] {
+    let type_name = adapter.type_name();
+    let mode = match type_name.chars().last() {
+        Some('A') => "Accelerator",
+        Some('C') => "CCA-Coproc",
+        Some('P') => "EP11-Coproc",
+        _ => "-",
+    };
+    [
+        name,
+        type_name,
+        mode.into(),
+        status.into(),
+        requests,
+        pending,
+        (hardware >> 24 & 0xff).to_string(),
+        format!("{:02}", (hardware & 0xf) + 1),
+        functions(hardware),
+        driver.into(),
+        sestat.into(),
+    ]
+}
+
+/// A letter for each of the bits that TAPQ tells, as lszcrypt abbreviates them.
+fn functions(hardware: u64) -> String {
+    let bit = |(n, letter): (u32, char)| if hardware << n >> 63 == 1 { letter } else { '-' };
+    [(0, 'S'), (1, 'M'), (2, 'C'), (3, 'D'), (4, 'A'), (5, 'X'), (6, 'N'), (7, 'F')].map(bit).iter().collect()
+}
+
+fn card_status(adapter: &AdapterState) -> &'static str {
+    match adapter.condition {
+        Condition::Online => "online",
+        Condition::Offline => "deconfig",
+        Condition::Checkstop => "chkstop",
+    }
+}
+
+fn queue_status(queue: &QueueState) -> &'static str {
+    match queue {
+        QueueState { chkstop: true, .. } => "chkstop",
+        QueueState { config: false, .. } => "deconfig",
+        QueueState { status: Some(status), .. } => QueueStatus::name(*status),
+        QueueState { driver: None, .. } => "-",
+        _ => "online",
+    }
+}
+
+/// Mediated devices, with what of their matrix is in the guest.
+pub fn mdevs(out: &mut dyn Write, mdevs: &[&MdevState]) -> io::Result<()> {
+    for mdev in mdevs {
+        let state = if mdev.attached { "in use by a VM" } else { "not in use" };
+        writeln!(out, "{} {state}", mdev.uuid)?;
+        for (name, matrix) in [("matrix", &mdev.matrix), ("guest_matrix", &mdev.guest_matrix)] {
+            writeln!(
+                out,
+                "  {name:13} adapters {} domains {} control domains {}",
+                numbers(&matrix.apm),
+                numbers(&matrix.aqm),
+                numbers(&matrix.adm)
+            )?;
+        }
+    }
+    Ok(())
+}
+
+fn numbers(mask: &Mask256) -> String {
+    if mask.is_empty() {
+        return "none".into();
+    }
+    mask.iter().map(|n| format!("{n:#04x}")).collect::<Vec<_>>().join(",")
+}
+
+fn queues(list: &[Apqn]) -> String {
+    list.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+}
+
+/// What a change would do.
+pub fn plan(out: &mut dyn Write, operation: &Operation, plan: &Plan) -> io::Result<()> {
+    writeln!(out, "{}", command_line(operation))?;
+    if let Some(refusal) = &plan.refusal {
+        writeln!(out, "  refused with {}: {}", refusal.errno, refusal.message)?;
+        for (at, way) in refusal.remedies.iter().enumerate() {
+            writeln!(out, "  {}", if at == 0 { "remedy:" } else { "or:" })?;
+            for operation in way {
+                writeln!(out, "    {}", command_line(operation))?;
+            }
+        }
+        return Ok(());
+    }
+    for guest in &plan.guests {
+        let who = if guest.attached { "the guest of mdev" } else { "mdev (without a guest)" };
+        writeln!(out, "  {who} {}", guest.mdev)?;
+        let masks = [(&guest.control_domains_plugged, '+'), (&guest.control_domains_unplugged, '-')];
+        for (list, sign) in [(&guest.plugged, '+'), (&guest.unplugged, '-')] {
+            if !list.is_empty() {
+                writeln!(out, "    {sign} {}", queues(list))?;
+            }
+        }
+        for (mask, sign) in masks {
+            if !mask.is_empty() {
+                writeln!(out, "    {sign} control domains {}", numbers(mask))?;
+            }
+        }
+    }
+    for change in &plan.bindings {
+        let name = |driver: Option<Driver>| driver.map_or("none", Driver::name);
+        writeln!(out, "  queue {}: driver {} -> {}", change.queue, name(change.from), name(change.to))?;
+    }
+    if !plan.resets.is_empty() {
+        writeln!(out, "  reset, with loss of what is on them: {}", queues(&plan.resets))?;
+    }
+    if plan.guests.is_empty() && plan.bindings.is_empty() && plan.resets.is_empty() {
+        writeln!(out, "  changes no guest, no binding, and resets nothing")?;
+    }
+    Ok(())
+}
+
+/// An event, on one line.
+pub fn event(out: &mut dyn Write, event: &Event, json: bool) -> io::Result<()> {
+    if json {
+        serde_json::to_writer(&mut *out, event)?;
+        writeln!(out)?;
+        return out.flush();
+    }
+    let text = match &event.kind {
+        EventKind::MdevCreated { mdev } => format!("mdev {mdev} created"),
+        EventKind::MdevRemoved { mdev } => format!("mdev {mdev} removed"),
+        EventKind::Attached { mdev } => format!("mdev {mdev} in use by a VM"),
+        EventKind::Detached { mdev } => format!("mdev {mdev} given back"),
+        EventKind::GuestMatrix { mdev, plugged, unplugged } => {
+            let part =
+                |sign: char, list: &[Apqn]| list.iter().map(|q| format!(" {sign}{q}")).collect::<String>();
+            format!("mdev {mdev} guest matrix:{}{}", part('+', plugged), part('-', unplugged))
+        }
+        EventKind::Assigned { mdev, attribute, value } => format!("mdev {mdev} {attribute} {value}"),
+        EventKind::Bound { queue, driver } => format!("queue {queue} bound to {}", driver.name()),
+        EventKind::Unbound { queue, driver } => format!("queue {queue} unbound from {}", driver.name()),
+        EventKind::Masks { apmask, aqmask } => format!("apmask {apmask} aqmask {aqmask}"),
+        EventKind::Configuration => "the machine's configuration changed".into(),
+        EventKind::Adapter { adapter } => format!("adapter {adapter} changed its state"),
+        EventKind::ResetFailed { queue, response_code } => {
+            format!("reset of queue {queue} failed with response code {response_code:02x}")
+        }
+        EventKind::Lost => "events were lost; `adjunct ap list` shows how things are".into(),
+    };
+    writeln!(out, "{} {text}", event.number)?;
+    out.flush()
+}
+
+fn lines(out: &mut dyn Write, table: &Table) -> io::Result<()> {
+    // The preset without borders indents by the padding of the first column.
+    for line in table.lines() {
+        writeln!(out, "{}", line.trim())?;
+    }
+    Ok(())
+}

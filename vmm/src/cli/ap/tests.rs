@@ -1,0 +1,350 @@
+//! The grammar in both directions, what is printed, and a host in a made-up sysfs.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use ap::host::{
+    Adapter, ApHost, Attribute, Condition, Description, Driver, LparChange, MaskAttribute, Number, Snapshot,
+};
+use clap::Parser;
+use crycb::Apqn;
+use proptest::prelude::*;
+
+use super::backend::Backend;
+use super::sysfs::Sysfs;
+use super::*;
+
+const ONE: &str = "62177883-f1bb-47f0-914d-32a22e3a8804";
+const TWO: &str = "cef03c3c-903d-4ecc-9a83-40694cb8aee4";
+
+#[derive(Parser)]
+#[command(no_binary_name = true)]
+struct Words {
+    #[command(flatten)]
+    ap: Ap,
+}
+
+fn parse(words: &[&str]) -> Result<Verb, String> {
+    Words::try_parse_from(words).map(|words| words.ap.verb).map_err(|e| e.to_string())
+}
+
+/// The operations that these words mean on the built-in host.
+fn operations(words: &[&str]) -> Vec<Operation> {
+    match parse(words) {
+        Ok(Verb::Change(change)) => change.operations(&ApHost::builtin().snapshot()).unwrap(),
+        Ok(_) => panic!("{words:?} changes nothing"),
+        Err(error) => panic!("{words:?}: {error}"),
+    }
+}
+
+/// An operation's commands mean that operation.
+#[track_caller]
+fn round_trip(operation: &Operation) {
+    let mut got = Vec::new();
+    for words in grammar::commands(operation) {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        got.extend(operations(&words));
+    }
+    let merged = match got.as_slice() {
+        [Operation::Configure { .. }, ..] => {
+            let changes = got.iter().flat_map(|operation| match operation {
+                Operation::Configure { changes } => changes.clone(),
+                other => panic!("{other:?} among changes of the machine"),
+            });
+            vec![Operation::Configure { changes: changes.collect() }]
+        }
+        _ => got,
+    };
+    assert_eq!(merged, std::slice::from_ref(operation), "{}", grammar::command_line(operation));
+}
+
+fn numbers() -> impl Strategy<Value = Number> {
+    any::<u8>().prop_map(Number)
+}
+
+fn adapters() -> impl Strategy<Value = Adapter> {
+    let known = Description::builtin().adapters().to_vec();
+    (proptest::sample::select(known), any::<u8>())
+        .prop_map(|(adapter, n)| Adapter { apid: crycb::Apid(n), ..adapter })
+}
+
+fn changes() -> impl Strategy<Value = LparChange> {
+    let conditions = [Condition::Online, Condition::Offline, Condition::Checkstop];
+    prop_oneof![
+        adapters().prop_map(|adapter| LparChange::AddAdapter { adapter }),
+        adapters().prop_map(|adapter| LparChange::ChangeType { adapter }),
+        numbers().prop_map(|adapter| LparChange::RemoveAdapter { adapter }),
+        (numbers(), proptest::sample::select(conditions.to_vec()))
+            .prop_map(|(adapter, condition)| LparChange::SetCondition { adapter, condition }),
+        numbers().prop_map(|domain| LparChange::AddDomain { domain }),
+        numbers().prop_map(|domain| LparChange::RemoveDomain { domain }),
+        numbers().prop_map(|domain| LparChange::AddControlDomain { domain }),
+        numbers().prop_map(|domain| LparChange::RemoveControlDomain { domain }),
+    ]
+}
+
+fn attributes() -> impl Strategy<Value = Attribute> {
+    let named = |name: &'static str| move |n: u8| Attribute::named(name, &format!("{n:#x}")).unwrap();
+    let names = [
+        "assign_adapter",
+        "unassign_adapter",
+        "assign_domain",
+        "unassign_domain",
+        "assign_control_domain",
+        "unassign_control_domain",
+    ];
+    prop_oneof![
+        (proptest::sample::select(names.to_vec()), any::<u8>()).prop_map(move |(name, n)| named(name)(n)),
+        "0x[0-9a-f]{1,64},0x[0-9a-f]{1,64},0x[0-9a-f]{1,64}".prop_map(Attribute::ApConfig),
+    ]
+}
+
+fn any_operation() -> impl Strategy<Value = Operation> {
+    let mdev = || any::<u128>().prop_map(Uuid::from_u128);
+    let queue = || any::<u16>().prop_map(Apqn);
+    let masks = proptest::sample::select(vec![MaskAttribute::Apmask, MaskAttribute::Aqmask]);
+    prop_oneof![
+        mdev().prop_map(|mdev| Operation::CreateMdev { mdev }),
+        mdev().prop_map(|mdev| Operation::RemoveMdev { mdev }),
+        (mdev(), proptest::collection::vec(attributes(), 0..4)).prop_map(|(mdev, attrs)| {
+            let definition = ap::host::MdevDefinition {
+                mdev_type: ap::host::MdevType::VfioApPassthrough,
+                start: ap::host::Start::Auto,
+                attrs,
+            };
+            Operation::Import { mdev, definition }
+        }),
+        (mdev(), attributes()).prop_map(|(mdev, attribute)| Operation::Write { mdev, attribute }),
+        mdev().prop_map(|mdev| Operation::ResetDevice { mdev }),
+        (masks, "[-+]{1}[0-9]{1,3}(,[-+][0-9]{1,2}){0,3}|0x[0-9a-f]{1,64}")
+            .prop_map(|(mask, value)| Operation::WriteMask { mask, value }),
+        (queue(), "|vfio_ap|cex4queue|[a-z ']{1,9}")
+            .prop_filter_map("a driver of that name", |(queue, driver)| {
+                (driver != "none").then_some(Operation::DriverOverride { queue, driver })
+            }),
+        (queue(), proptest::sample::select(Driver::ALL.to_vec()))
+            .prop_map(|(queue, driver)| Operation::Bind { queue, driver }),
+        queue().prop_map(|queue| Operation::Unbind { queue }),
+        proptest::collection::vec(changes(), 1..6).prop_map(|changes| Operation::Configure { changes }),
+        Just(Operation::Scan),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn every_operation_has_a_command_that_means_it(operation in any_operation()) {
+        round_trip(&operation);
+    }
+}
+
+#[test]
+fn several_numbers_are_one_write() {
+    let line = ["assign", ONE, "--adapter", "10,0xb", "--domain", "0x47", "--control-domain", "7"];
+    let [Operation::Write { attribute: Attribute::ApConfig(text), .. }] = &operations(&line)[..] else {
+        panic!("{:?}", operations(&line))
+    };
+    let want = "0x0630".to_owned() + &"0".repeat(60);
+    assert_eq!(text.split(',').next().unwrap(), want, "5, 6, 0xa and 0xb");
+    let one = operations(&["unassign", ONE, "--domain", "171"]);
+    assert_eq!(grammar::command_line(&one[0]), format!("adjunct ap unassign {ONE} --domain 0xab"));
+    let both = operations(&["adapter", "offline", "5", "0x6"]);
+    assert_eq!(both.len(), 1, "one change of the machine, one report to a guest");
+    assert_eq!(grammar::command_line(&both[0]), "adjunct ap adapter offline 0x5 0x6");
+}
+
+#[test]
+fn bad_words() {
+    for (words, part) in [
+        (&["assign", ONE][..], "required"),
+        (&["assign", ONE, "--adapter", "256"], "0 to 255"),
+        (&["assign", "1234", "--adapter", "5"], "invalid value '1234'"),
+        (&["bind", "05-0004"], "aa.dddd"),
+        (&["bind", "05.0004", "zcrypt"], "not one of cex4queue, vfio_ap"),
+        (&["adapter", "online"], "required"),
+        (&["mdev", "import", ONE], "required"),
+    ] {
+        let error = parse(words).err().unwrap_or_else(|| panic!("{words:?} is taken"));
+        assert!(error.contains(part), "{words:?}: {error}");
+    }
+}
+
+/// What `adjunct ap` prints with these words for the host of this description.
+fn printed(description: &str, words: &[&str]) -> String {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(description.as_bytes()).unwrap();
+    let path = file.path().to_str().unwrap();
+    let words: Vec<&str> = ["--description", path].iter().chain(words).copied().collect();
+    let mut out = Vec::new();
+    let end = Words::try_parse_from(&words).unwrap().ap.run_to(&mut out);
+    let text = String::from_utf8(out).unwrap();
+    match end {
+        Ok(()) => text,
+        Err(Failure::Refused(why)) => format!("{text}refused: {why}\n"),
+        Err(Failure::Output(error)) => panic!("{error}"),
+    }
+}
+
+/// A host with everything that a picture tells apart, but guests.
+const MIXED: &str = r#"{"adapters": [{"adapter": 5, "type": "CEX8A"}, {"adapter": 6, "type": "CEX7A"},
+    {"adapter": 8, "type": "CEX4A"}], "usage_domains": [4, "0x47"], "control_domains": [4, "0x47", 9],
+    "apmask": "-5,-6,-7", "mdevs": {"62177883-f1bb-47f0-914d-32a22e3a8804":
+    {"mdev_type": "vfio_ap-passthrough", "attrs": [{"assign_adapter": "5"}, {"assign_adapter": "7"},
+    {"assign_domain": "4"}, {"assign_control_domain": "9"}]}}}"#;
+
+#[test]
+fn what_is_printed() {
+    insta::assert_snapshot!("list", printed(MIXED, &["list"]));
+    insta::assert_snapshot!("matrix", printed(MIXED, &["matrix"]));
+    insta::assert_snapshot!("matrix-json", printed(MIXED, &["matrix", "--json"]));
+    insta::assert_snapshot!("mdev-show", printed(MIXED, &["mdev", "show"]));
+    insta::assert_snapshot!("mdev-export", printed(MIXED, &["mdev", "export", ONE]));
+    insta::assert_snapshot!("mask", printed(MIXED, &["mask", "apmask"]) + &printed(MIXED, &["mask"]));
+    insta::assert_snapshot!("plan", printed(MIXED, &["plan", "assign", ONE, "--domain", "0x47"]));
+    insta::assert_snapshot!("plan-refused", printed(MIXED, &["plan", "assign", ONE, "--adapter", "8"]));
+    insta::assert_snapshot!("plan-unplug", printed(MIXED, &["plan", "unbind", "5.4"]));
+    insta::assert_snapshot!("plan-mask", printed(MIXED, &["plan", "mask", "apmask", "-8"]));
+    let refused = printed(MIXED, &["unassign", ONE, "--adapter", "5"]);
+    assert!(refused.contains("a description does nothing") && refused.contains("EROFS"), "{refused}");
+    assert!(printed(MIXED, &["mdev", "show", TWO]).contains(&format!("no mdev {TWO}")));
+}
+
+fn put(root: &Path, path: &str, text: &str) {
+    let path = root.join(path);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+}
+
+/// The sysfs of a host in this state, as Linux lays it out.
+fn make_sysfs(root: &Path, state: &Snapshot) {
+    let files = [
+        ("ap_max_adapter_id", state.max_adapter.0.to_string()),
+        ("ap_max_domain_id", state.max_domain.0.to_string()),
+        ("ap_adapter_mask", state.configuration.apm.to_string()),
+        ("ap_usage_domain_mask", state.configuration.aqm.to_string()),
+        ("ap_control_domain_mask", state.configuration.adm.to_string()),
+        ("apmask", state.apmask.to_string()),
+        ("aqmask", state.aqmask.to_string()),
+        ("scans", "1".into()),
+    ];
+    for (name, text) in files {
+        put(root, &format!("bus/ap/{name}"), &format!("{text}\n"));
+    }
+    for driver in Driver::ALL {
+        put(root, &format!("bus/ap/drivers/{}/bind", driver.name()), "");
+    }
+    for adapter in &state.adapters {
+        let card = format!("bus/ap/devices/card{}", adapter.apid());
+        let hardware = state.queues.iter().find(|q| q.queue.apid() == adapter.apid()).unwrap().hardware;
+        put(root, &format!("{card}/type"), &adapter.type_name());
+        put(root, &format!("{card}/hwtype"), &(hardware >> 24 & 0xff).to_string());
+        put(root, &format!("{card}/depth"), &((hardware & 15) + 1).to_string());
+        put(root, &format!("{card}/ap_functions"), &format!("{:#010X}", hardware >> 32));
+        put(root, &format!("{card}/config"), if adapter.condition == Condition::Offline { "0" } else { "1" });
+        put(
+            root,
+            &format!("{card}/chkstop"),
+            if adapter.condition == Condition::Checkstop { "1" } else { "0" },
+        );
+    }
+    for queue in &state.queues {
+        let device = format!("bus/ap/devices/{}", queue.queue);
+        put(root, &format!("{device}/config"), if queue.config { "1" } else { "0" });
+        put(root, &format!("{device}/chkstop"), if queue.chkstop { "1" } else { "0" });
+        put(root, &format!("{device}/driver_override"), "\n");
+        if let Some(status) = queue.status {
+            put(root, &format!("{device}/status"), &format!("{}\n", status.name()));
+        }
+        if let Some(driver) = queue.driver {
+            let target = root.join(format!("bus/ap/drivers/{}", driver.name()));
+            symlink(target, root.join(format!("{device}/driver"))).unwrap();
+        }
+    }
+    put(root, "devices/vfio_ap/matrix/mdev_supported_types/vfio_ap-passthrough/create", "");
+    let host = ApHost::rehearsal(state);
+    for mdev in &state.mdevs {
+        let path = format!("devices/vfio_ap/matrix/{}", mdev.uuid);
+        let mdev = host.mdev(mdev.uuid).unwrap();
+        put(root, &format!("{path}/matrix"), &mdev.matrix_text());
+        put(root, &format!("{path}/guest_matrix"), &mdev.guest_matrix_text());
+        put(root, &format!("{path}/control_domains"), &mdev.control_domains_text());
+        put(root, &format!("{path}/assign_domain"), "");
+        put(root, &format!("{path}/remove"), "");
+    }
+}
+
+fn mixed() -> Snapshot {
+    ApHost::rehearsal_of(&Description::from_json(MIXED).unwrap()).snapshot()
+}
+
+#[test]
+fn a_real_hosts_sysfs_is_read() {
+    let root = tempfile::tempdir().unwrap();
+    let state = mixed().after(&Operation::Configure {
+        changes: vec![LparChange::SetCondition { adapter: Number(6), condition: Condition::Offline }],
+    });
+    make_sysfs(root.path(), &state);
+    let mut host = Sysfs::new(root.path().to_owned());
+    let mut got = host.snapshot().unwrap();
+    assert_eq!(got.adapters.iter().map(|a| a.type_name()).collect::<Vec<_>>(), ["CEX8A", "CEX7A", "CEX4A"]);
+    // A real host tells numbers and types of its cards only.
+    got.adapters.clone_from(&state.adapters);
+    for queue in &mut got.queues {
+        queue.hardware = state.queue(queue.queue).unwrap().hardware;
+    }
+    assert_eq!(got, state);
+
+    // A queue and a mediated device that vanish while they are read are left out; half a device is no error.
+    fs::remove_dir_all(root.path().join("bus/ap/devices/05.0004")).unwrap();
+    fs::remove_file(root.path().join(format!("devices/vfio_ap/matrix/{ONE}/guest_matrix"))).unwrap();
+    let got = host.snapshot().unwrap();
+    assert!(got.queue(Apqn(0x0504)).is_none() && got.queue(Apqn(0x0547)).is_some());
+    assert_eq!(got.mdevs, []);
+    put(root.path(), "bus/ap/apmask", "0xnonsense");
+    assert_eq!(host.snapshot().unwrap_err().errno(), "EINVAL");
+}
+
+#[test]
+fn a_real_hosts_sysfs_is_written() {
+    let root = tempfile::tempdir().unwrap();
+    make_sysfs(root.path(), &mixed());
+    let mut host = Sysfs::new(root.path().to_owned());
+    let read = |path: &str| fs::read_to_string(root.path().join(path)).unwrap();
+    let mdev = ONE.parse().unwrap();
+    host.execute(&Operation::Write { mdev, attribute: Attribute::AssignDomain("0x47".into()) }).unwrap();
+    assert_eq!(read(&format!("devices/vfio_ap/matrix/{ONE}/assign_domain")), "0x47");
+    host.execute(&Operation::WriteMask { mask: MaskAttribute::Apmask, value: "-8".into() }).unwrap();
+    assert_eq!(read("bus/ap/apmask"), "-8");
+    put(root.path(), "bus/ap/apmask", &mixed().apmask.to_string());
+    host.execute(&Operation::CreateMdev { mdev: TWO.parse().unwrap() }).unwrap();
+    assert_eq!(read("devices/vfio_ap/matrix/mdev_supported_types/vfio_ap-passthrough/create"), TWO);
+    host.execute(&Operation::Bind { queue: Apqn(0x0504), driver: Driver::VfioAp }).unwrap();
+    assert_eq!(read("bus/ap/drivers/vfio_ap/bind"), "05.0004");
+    let offline = LparChange::SetCondition { adapter: Number(5), condition: Condition::Offline };
+    host.execute(&Operation::Configure { changes: vec![offline] }).unwrap();
+    assert_eq!(read("bus/ap/devices/card05/config"), "0");
+
+    let add = Operation::Configure { changes: vec![LparChange::AddDomain { domain: Number(5) }] };
+    let error = host.execute(&add).unwrap_err();
+    assert!(error.errno() == "EOPNOTSUPP" && error.to_string().contains("support element"), "{error}");
+    // A node that vanished between look and write.
+    fs::remove_dir_all(root.path().join(format!("devices/vfio_ap/matrix/{ONE}"))).unwrap();
+    let error = host.execute(&Operation::RemoveMdev { mdev }).unwrap_err();
+    assert_eq!(error.errno(), "ENOENT");
+    assert!(error.to_string().contains(ONE), "{error}");
+}
+
+/// The kernel's number with the model's words: who has the queue, and the command that frees it.
+#[test]
+fn refusals_name_the_remedy() {
+    let state = mixed();
+    let operation = operations(&["assign", ONE, "--adapter", "8"]).remove(0);
+    let kernel = backend::remote("EADDRNOTAVAIL", "write to x: Cannot assign requested address".into());
+    let text = explain(&state, &operation, &kernel);
+    assert!(
+        text.contains("\n    adjunct ap mask apmask -0x8\n    or:\n    adjunct ap mask aqmask -0x4"),
+        "{text}"
+    );
+    let other = backend::remote("EIO", "write to x: failed".into());
+    assert_eq!(explain(&state, &operation, &other), "write to x: failed (EIO)");
+}
