@@ -83,6 +83,24 @@ pub(super) mod queue_names {
     }
 }
 
+/// A queue number or none, in JSON a string like `"05.0004"` or null.
+pub(super) mod optional_queue_name {
+    use crycb::Apqn;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(queue: &Option<Apqn>, serializer: S) -> Result<S::Ok, S::Error> {
+        match queue {
+            Some(queue) => serializer.collect_str(queue),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Apqn>, D::Error> {
+        let name = Option::<String>::deserialize(deserializer)?;
+        name.map(|name| name.parse().map_err(D::Error::custom)).transpose()
+    }
+}
+
 /// A queue number, in JSON a string like `"05.0004"`.
 pub(super) mod queue_name {
     use crycb::Apqn;

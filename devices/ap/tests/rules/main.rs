@@ -11,6 +11,7 @@ mod doc_v11_08;
 mod doc_v12_10;
 mod doc_v2_7;
 mod doc_v7_15;
+mod explain;
 mod hardware;
 mod leaks;
 mod locks;
