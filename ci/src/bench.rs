@@ -88,8 +88,10 @@ fn compute(emulators: &[Emulator; 2], program: &Path, rounds: usize) -> Result<V
         kernel: program.to_owned(),
         initrd: None,
         append: String::new(),
+        memory: "1G",
         cpus: 1,
         mdev: None,
+        ap_host: None,
         icount: false,
     };
     let mut names = Vec::new();

@@ -36,11 +36,40 @@ pub enum Machine {
     S390x,
 }
 
+/// A Rust compiler with the libraries for s390x.
+#[derive(Debug)]
+pub struct Rust {
+    /// Another compiler than the machine's, if the machine's has no standard library for s390x.
+    rustc: Option<PathBuf>,
+}
+
+impl Rust {
+    /// Finds one, or fetches it below `target`.
+    pub fn provide(workspace: &Path, target: &Path) -> Result<Rust> {
+        let Err(refused) = standard_library(workspace) else { return Ok(Rust { rustc: None }) };
+        eprintln!("{refused:#}; taking Debian's compiler");
+        let rustc = debian_rustc(target);
+        let rustc = rustc.with_context(|| format!("provide a Rust compiler for {TARGET} ({refused:#})"))?;
+        Ok(Rust { rustc: Some(rustc) })
+    }
+
+    /// Whether it is another one than the machine's.
+    pub fn is_other(&self) -> bool {
+        self.rustc.is_some()
+    }
+
+    /// Lets cargo use it.
+    pub fn choose(&self, command: &mut Command) {
+        if let Some(rustc) = &self.rustc {
+            command.env("RUSTC", rustc).env_remove("RUSTUP_TOOLCHAIN");
+        }
+    }
+}
+
 /// A cross tool chain.
 #[derive(Debug)]
 pub struct Cross {
-    /// Another compiler than the machine's, if the machine's has no standard library for s390x.
-    rustc: Option<PathBuf>,
+    rust: Rust,
     gcc: PathBuf,
     sysroot: PathBuf,
     /// QEMU's user emulation, or why there is none.
@@ -51,16 +80,8 @@ pub struct Cross {
 impl Cross {
     /// Finds or fetches everything below `target`.
     pub fn provide(workspace: &Path, target: &Path) -> Result<Cross> {
-        let rustc = match standard_library(workspace) {
-            Ok(()) => None,
-            Err(refused) => {
-                eprintln!("{refused:#}; taking Debian's compiler");
-                let rustc = debian_rustc(target);
-                Some(rustc.with_context(|| format!("provide a Rust compiler for {TARGET} ({refused:#})"))?)
-            }
-        };
         Ok(Cross {
-            rustc,
+            rust: Rust::provide(workspace, target)?,
             gcc: tools::provide(target, Tool::Gcc)?,
             sysroot: sysroot(target)?,
             runner: tools::provide(target, Tool::QemuUser),
@@ -114,9 +135,7 @@ impl Cross {
             // For tests that start programs of this target themselves.
             command.env("ADJUNCT_RUNNER", runner);
         }
-        if let Some(rustc) = &self.rustc {
-            command.env("RUSTC", rustc).env_remove("RUSTUP_TOOLCHAIN");
-        }
+        self.rust.choose(command);
     }
 }
 

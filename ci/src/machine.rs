@@ -32,10 +32,14 @@ pub struct Boot {
     pub initrd: Option<PathBuf>,
     /// Kernel command line.
     pub append: String,
+    /// Guest storage.
+    pub memory: &'static str,
     /// Number of CPUs.
     pub cpus: usize,
     /// The mediated device with crypto cards; QEMU has none.
     pub mdev: Option<String>,
+    /// Description of the host with that device, if not the built-in one.
+    pub ap_host: Option<PathBuf>,
     /// Virtual time is the instruction count.
     pub icount: bool,
 }
@@ -47,8 +51,10 @@ impl Boot {
             kernel: guest.kernel.clone(),
             initrd: Some(guest.initrd.clone()),
             append: format!("console=ttysclp0 adjunct.mode={mode}"),
+            memory: "1G",
             cpus: 1,
             mdev: None,
+            ap_host: None,
             icount: false,
         }
     }
@@ -63,9 +69,12 @@ impl Boot {
                 if let Some(initrd) = &self.initrd {
                     command.arg("--initrd").arg(initrd);
                 }
-                command.args(["--memory", "1G", "--cpus", &self.cpus.to_string()]);
+                command.args(["--memory", self.memory, "--cpus", &self.cpus.to_string()]);
                 if let Some(mdev) = &self.mdev {
                     command.args(["--ap-mdev", mdev]);
+                }
+                if let Some(host) = &self.ap_host {
+                    command.arg("--ap-host").arg(host);
                 }
                 if self.icount {
                     command.arg("--icount");
@@ -73,7 +82,7 @@ impl Boot {
             }
             Emulator::Qemu(program) => {
                 command = Command::new(program);
-                command.args(["-M", "s390-ccw-virtio", "-cpu", "max,vx=off", "-m", "1G"]);
+                command.args(["-M", "s390-ccw-virtio", "-cpu", "max,vx=off", "-m", self.memory]);
                 command.args(["-smp", &self.cpus.to_string(), "-nographic", "-nodefaults"]);
                 command.args(["-chardev", "stdio,id=console", "-device", "sclpconsole,chardev=console"]);
                 command.arg("-kernel").arg(&self.kernel);

@@ -1,4 +1,4 @@
-//! Developer and CI commands: `cargo xtask demo`, `build`, `test`, `bench`, `guest`, `setup`.
+//! Developer and CI commands: `cargo xtask demo`, `build`, `test`, `guest-tests`, `bench`, `guest`, `setup`.
 //!
 //! Everything these need beyond Rust is fetched here: host packages by apt, the guest as Debian packages of
 //! another architecture. Nothing in this crate needs a system library, as it is compiled first.
@@ -11,8 +11,10 @@ mod deb;
 mod demo;
 mod description;
 mod guest;
+mod guest_tests;
 mod initramfs;
 mod machine;
+mod matrix;
 mod report;
 mod rsa;
 mod suite;
@@ -54,6 +56,12 @@ enum Command {
     },
     /// Run every test of the project
     Test,
+    /// Run the bare programs under Adjunct, under QEMU, and under Adjunct on a Linux that QEMU runs
+    GuestTests {
+        /// Leave out the third place
+        #[arg(long)]
+        no_nested: bool,
+    },
     /// Measure boot, computation and RSA beside QEMU
     Bench {
         /// One line of JSON per figure: name, ours, theirs, ratio
@@ -114,6 +122,11 @@ fn run(arguments: Arguments) -> Result<bool> {
         }
         Command::Test => {
             let report = suite::run(&workspace, &target)?;
+            println!("{}", report.total());
+            Ok(report.good())
+        }
+        Command::GuestTests { no_nested } => {
+            let report = guest_tests::run(&workspace, &target, !no_nested)?;
             println!("{}", report.total());
             Ok(report.good())
         }

@@ -10,6 +10,7 @@ use crate::apt::hex;
 use crate::cross::Cross;
 use crate::demo::{self, MDEV};
 use crate::guest::{self, Guest};
+use crate::guest_tests::{self, Means};
 use crate::machine::{Boot, Emulator, Ended, watch};
 use crate::report::{Report, Verdict, stage};
 use crate::rsa::{Key, Operation};
@@ -44,6 +45,10 @@ pub fn run(workspace: &Path, target: &Path) -> Result<Report> {
     let adjunct = stage("adjunct, optimized", || demo::build(workspace));
     if let Err(e) = &adjunct {
         report.expect(false, "adjunct", &format!("{e:#}"));
+    }
+    if let Ok(adjunct) = &adjunct {
+        let means = Means { adjunct, guest: &guest, qemu: &qemu };
+        stage("guest tests", || guest_tests::run_with(workspace, target, &means, true, &mut report))?;
     }
     // Without an archive to fetch it from there is no guest, which says nothing about the project.
     if let Err(e) = &guest {

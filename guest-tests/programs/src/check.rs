@@ -45,7 +45,7 @@ impl Checks {
         self.equal(name, holds, true);
     }
 
-    /// Notes that the machine does not have what the check `name` is about.
+    /// Notes that the machine does not have what the checks are about whose names begin with `name`.
     pub fn none(&mut self, name: impl core::fmt::Display, why: &str) {
         self.none += 1;
         sclp::print(format_args!("none {name} {why}\n"));

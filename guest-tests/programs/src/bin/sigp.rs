@@ -5,7 +5,7 @@
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use programs::cpus::{self, PREFIX_1, order, sigp, sigp_when_ready};
-use programs::machine::{bytes, cr0, load, load_word, set_cr0, until};
+use programs::machine::{bytes, cr0, load, load_word, set_cr0, until, within};
 use programs::{Checks, Taken, encode, mask, program, step, step_with, wait};
 
 program!("sigp", main);
@@ -101,7 +101,7 @@ fn main(checks: &mut Checks) {
 /// Whether CPU 1 goes on with its loop.
 fn counts() -> bool {
     let before = ROUNDS.load(SeqCst);
-    until(|| ROUNDS.load(SeqCst) > before)
+    within(5, || ROUNDS.load(SeqCst) > before)
 }
 
 const MARK: u64 = 0x0123_4567_89ab_cdef;

@@ -161,7 +161,7 @@ fn bad_operands(checks: &mut Checks) {
 /// Conditional and multiple-block SSKE, where facilities 10 and 8 have them.
 fn sske_options(checks: &mut Checks) {
     if !programs::machine::facility(10) || !programs::machine::facility(8) {
-        return checks.none("sske.conditional", "facilities 8 and 10 are not installed");
+        return checks.none("sske-options", "facilities 8 and 10 are not installed");
     }
     const MULTIPLE: u64 = 1;
     const CHANGE: u64 = 2;
@@ -175,17 +175,17 @@ fn sske_options(checks: &mut Checks) {
     set_key(PAGE, 0x36);
     let (outcome, gr) = sske(REFERENCE | CHANGE, PAGE, 0x30);
     checks.equal(
-        "sske.conditional.same",
+        "sske-options.conditional.same",
         (outcome.executed(), gr[2] & 0xff00, key(PAGE)),
         (Ok(0), 0x3600, 0x36),
     );
     let (outcome, _) = sske(REFERENCE | CHANGE, PAGE, 0x50);
-    checks.equal("sske.conditional.other", (outcome.executed(), key(PAGE)), (Ok(1), 0x50));
+    checks.equal("sske-options.conditional.other", (outcome.executed(), key(PAGE)), (Ok(1), 0x50));
     // Every page up to the end of the megabyte.
     let from = BLOCK + 0xf_c000;
     (0..5).for_each(|n| set_key(from + 4096 * n, 0));
     let (_, gr) = sske(MULTIPLE, from, 0x70);
     let got: [u64; 5] = core::array::from_fn(|n| key(from + 4096 * n as u64));
-    checks.equal("sske.multiple", (gr[1], got), (BLOCK + 0x10_0000, [0x70, 0x70, 0x70, 0x70, 0]));
+    checks.equal("sske-options.multiple", (gr[1], got), (BLOCK + 0x10_0000, [0x70, 0x70, 0x70, 0x70, 0]));
     (0..4).for_each(|n| set_key(from + 4096 * n, 0));
 }
