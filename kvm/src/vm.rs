@@ -225,6 +225,10 @@ impl machine::Vm for Machine {
         self.shared.cpus.operating_count()
     }
 
+    fn is_operating(&self, address: u16) -> bool {
+        self.shared.cpus.is_operating(address) == Some(true)
+    }
+
     fn cpu_addresses(&self) -> Vec<u16> {
         self.shared.cpus.addresses()
     }

@@ -172,7 +172,7 @@ fn resets() {
     use ResetKind::{Clear, Initial, Normal};
     let loaded = Psw { mask: 0x8000_0000, address: 0x4000 };
     // Register 4 + n holds subcode n.
-    let subcode = |n| Exit::Diagnose { code: 0x308, r1: 2, r3: 4 + n };
+    let subcode = |n: u8| Exit::Diagnose { code: 0x308, r1: 2, r3: 4 + n };
     for (exit, others, own, psw, rest) in [
         (subcode(0), Clear, Clear, loaded, Some(0x77)),
         (subcode(1), Normal, Initial, loaded, Some(0x77)),
