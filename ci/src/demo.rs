@@ -76,9 +76,13 @@ fn boot(
     let mut boot = Boot::debian(guest, if shell { "demo" } else { "batch" });
     boot.cpus = CPUS;
     boot.mdev = Some(mdev.to_owned());
-    let command = boot.command(&Emulator::Adjunct(adjunct.to_owned()));
+    let mut command = boot.command(&Emulator::Adjunct(adjunct.to_owned()));
+    let sockets = tempfile::tempdir().context("make a directory for the management socket")?;
+    let socket = sockets.path().join("qmp");
+    command.arg("--qmp").arg(format!("unix:{},server=on,wait=off", socket.display()));
     println!("\nLinux {} with the cards of {mdev}:", guest.release);
     println!("  $ {}", shown(&command));
+    println!("  meanwhile, in another shell: {} ctl {} x-query-ap", adjunct.display(), socket.display());
 
     let mut judge = Judge::new(expected, report)?;
     judge.report.raw = shell;

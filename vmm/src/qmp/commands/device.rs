@@ -72,6 +72,12 @@ fn device_add(context: &mut Context<'_>, arguments: &Arguments<'_>) -> Result<An
         _ => return Err(Error::generic("give sysfsdev or fd, and one of them")),
     };
     let control = control(context)?;
+    if let Some(other) = control.plugged() {
+        return Err(Error::generic(format_args!(
+            "a guest can have one vfio-ap device, and this one has '{}'; give device_del of that first",
+            name_of(&other)
+        )));
+    }
     let device = Plugged { id, mdev };
     let run = context.board.control.clone();
     in_thread(context.board, move || {
