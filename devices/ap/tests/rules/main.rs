@@ -20,3 +20,4 @@ mod overrides;
 mod past_bugs;
 mod resets;
 mod setup;
+mod table;
