@@ -22,8 +22,9 @@ use crate::matrix::{Cell, Matrix};
 use crate::report::{Report, Verdict, stage};
 use crate::tools::{self, Tool};
 
-/// Where the programs are, below the workspace, and what belongs to them.
-const PROGRAMS: &str = "guest-tests/programs";
+/// Where the programs are, below the workspace.
+pub const PROGRAMS: &str = "guest-tests/programs";
+/// What belongs to them, there.
 const AP_HOST: &str = "ap-host.json";
 const DIFFERENCES: &str = "qemu-differences.txt";
 /// The row of the kernel's boot, and what its user space says first.

@@ -35,7 +35,7 @@ pub fn run(workspace: &Path, target: &Path) -> Result<Report> {
         tools::provide(target, Tool::Qemu)
     });
     let guest = stage("guest", || guest::assemble(target, false));
-    stage("sources", || sources(workspace, &mut report));
+    stage("sources", || sources(workspace, target, &mut report));
     stage("unit and integration tests", || {
         unit_tests(workspace, target, qemu.as_ref().ok(), guest.as_ref().ok(), &mut report)
     })?;
@@ -66,19 +66,29 @@ pub fn run(workspace: &Path, target: &Path) -> Result<Report> {
 }
 
 /// Form and lints.
-fn sources(workspace: &Path, report: &mut Report) {
-    for (name, arguments) in [
-        ("format", &["fmt", "--all", "--check"] as &[&str]),
-        ("lints", &["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]),
+fn sources(workspace: &Path, target: &Path, report: &mut Report) {
+    let programs = &workspace.join(guest_tests::PROGRAMS);
+    for (name, directory, arguments) in [
+        ("format", workspace, &["fmt", "--all", "--check"] as &[&str]),
+        ("format of programs", programs, &["fmt", "--all", "--check"]),
+        ("lints", workspace, &["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]),
+        ("lints of programs", programs, &["clippy", "--quiet", "--release", "--", "-D", "warnings"]),
     ] {
-        let output = cargo(workspace, arguments).output();
+        let mut command = cargo(directory, arguments);
+        if directory == programs {
+            // Flags that somebody set for the workspace are not for these.
+            command.env("CARGO_TARGET_DIR", target.join("guest-programs"));
+            command.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
+        }
+        let output = command.output();
         match output {
             Ok(output) if output.status.success() => report.expect(true, name, ""),
             Ok(output) => {
                 let text = [output.stdout, output.stderr].concat();
                 let text = String::from_utf8_lossy(&text);
-                // rustfmt and clippy are components that a minimal toolchain lacks.
-                let absent = text.contains("is not installed for the toolchain");
+                // rustfmt and clippy are components that a minimal toolchain lacks; the programs' target is another one.
+                let absent = ["is not installed for the toolchain", "can't find crate for `core`"];
+                let absent = absent.iter().any(|words| text.contains(words));
                 report.check(if absent { Verdict::Skipped } else { Verdict::Failed }, name, text.trim_end());
             }
             Err(e) => report.check(Verdict::Skipped, name, &e.to_string()),
