@@ -13,7 +13,7 @@ use crate::execute::{
 };
 use crate::format::{At, Format, Operands, Raw};
 use crate::{Cpu, Flow};
-use zarch::Facility;
+use zarch::{Facility, PAGE_SIZE};
 
 /// The checks a row asks for, and how the instruction affects block building.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -315,9 +315,37 @@ pub fn find(raw: Raw) -> Option<&'static Row> {
     }
 }
 
+/// The instruction at the beginning of `bytes` in assembler notation, for reports; branch targets are relative to
+/// the page of `address`.
+pub fn disassemble(bytes: &[u8], address: u64) -> String {
+    let mut eight = [0; 8];
+    let length = bytes.len().min(6);
+    eight[..length].copy_from_slice(&bytes[..length]);
+    let raw = Raw(u64::from_be_bytes(eight));
+    match find(raw) {
+        Some(row) if usize::from(row.length()) <= length => {
+            row.disassemble(raw, At { offset: (address % PAGE_SIZE) as u16, length: row.length() })
+        }
+        _ => "(no instruction that is known here)".to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn instructions_are_disassembled() {
+        for (bytes, text) in [
+            (&[0xb2, 0x20, 0x00, 0x23, 9, 9][..], "servc   %r2,%r3"),
+            (&[0x83, 0x24, 0x03, 0x08], "diag    %r2,%r4,776"),
+            (&[0xb2, 0x20, 0x00], "(no instruction that is known here)"),
+            (&[], "(no instruction that is known here)"),
+            (&[0xff; 6], "(no instruction that is known here)"),
+        ] {
+            assert_eq!(disassemble(bytes, 0x1ffe), text, "{bytes:x?}");
+        }
+    }
 
     #[test]
     fn every_row_decodes_to_itself() {

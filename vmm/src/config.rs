@@ -72,6 +72,10 @@ pub struct Options {
     #[arg(long, value_name = "N")]
     pub cpus: Option<u16>,
 
+    /// Who executes the guest: engine (software), kvm (s390x hosts), or auto: kvm where it can be opened [default: auto]
+    #[arg(long, value_name = "WHO")]
+    pub accel: Option<Accel>,
+
     /// CPU model: z10, z196, zec12, z13, z14, max [default: max]
     #[arg(long, value_name = "NAME")]
     pub cpu_model: Option<String>,
@@ -120,6 +124,19 @@ pub struct Options {
     /// What happens when the guest's watchdog (DIAGNOSE 288) runs out: reset, poweroff, none [default: reset]
     #[arg(long, value_name = "ACTION")]
     pub watchdog_action: Option<WatchdogAction>,
+}
+
+/// Who executes the guest's instructions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Accel {
+    /// The host's KVM where it can be opened, else the software engine.
+    #[default]
+    Auto,
+    /// The software engine.
+    Engine,
+    /// The host's KVM.
+    Kvm,
 }
 
 /// What happens when the guest's watchdog runs out.
@@ -187,6 +204,8 @@ pub struct Config {
     pub memory: u64,
     /// Number of CPUs, 1 to [`MAX_CPUS`].
     pub cpus: u16,
+    /// Who executes the guest; never [`Accel::Kvm`] with virtual time.
+    pub accel: Accel,
     /// Name of the CPU model; the CPU back end knows which exist.
     pub cpu_model: String,
     /// Whether the guest has AP instructions.
@@ -239,6 +258,7 @@ impl Options {
             append: self.append.or(file.append),
             memory: self.memory.or(file.memory),
             cpus: self.cpus.or(file.cpus),
+            accel: self.accel.or(file.accel),
             cpu_model: self.cpu_model.or(file.cpu_model),
             ap: self.ap.or(file.ap),
             ap_mdev: self.ap_mdev.or(file.ap_mdev),
@@ -288,6 +308,17 @@ impl Options {
                 "give --cpus 1 or leave out --icount",
             ));
         }
+        let accel = match self.accel.unwrap_or_default() {
+            Accel::Auto if icount => Accel::Engine,
+            Accel::Kvm if icount => {
+                return Err(BadArgument::new(
+                    "--icount",
+                    "KVM counts no instructions",
+                    "give --accel engine or leave out --icount",
+                ));
+            }
+            accel => accel,
+        };
         let name = self.name.unwrap_or_else(|| "adjunct".into());
         if name.is_empty() || name.len() > MAX_NAME || name.chars().any(char::is_control) {
             let remedy = format!("give 1 to {MAX_NAME} bytes of printable text");
@@ -309,6 +340,7 @@ impl Options {
             append,
             memory: parse_memory(self.memory.as_deref().unwrap_or("1G"))?,
             cpus,
+            accel,
             cpu_model: self.cpu_model.unwrap_or_else(|| "max".into()),
             ap,
             ap_mdev: self.ap_mdev.map(|text| parse_uuid("--ap-mdev", &text)).transpose()?,
@@ -385,7 +417,8 @@ mod tests {
         let config = options(r#"{"kernel": "k"}"#).unwrap();
         assert_eq!((config.memory, config.cpus, config.cpu_model.as_str()), (1 << 30, 1, "max"));
         assert_eq!((config.name.as_str(), config.append.as_str()), ("adjunct", ""));
-        assert_eq!(config.console, ConsoleTarget::Stdio);
+        assert_eq!((config.console, config.accel), (ConsoleTarget::Stdio, Accel::Auto));
+        assert_eq!(options(r#"{"kernel": "k", "icount": true}"#).unwrap().accel, Accel::Engine);
         assert_ne!(config.uuid, options(r#"{"kernel": "k"}"#).unwrap().uuid, "random");
         let fixed = |_| options(r#"{"kernel": "k", "icount": true}"#).unwrap().uuid;
         assert_eq!(fixed(0), fixed(1), "a reproducible run has no random identity");
@@ -427,6 +460,8 @@ mod tests {
             (r#"{"kernel": "k", "cpus": 0}"#, ["--cpus: 0 CPUs", "1 to 240"]),
             (r#"{"kernel": "k", "cpus": 241}"#, ["--cpus: 241 CPUs", "1 to 240"]),
             (r#"{"kernel": "k", "cpus": 2, "icount": true}"#, ["--icount: 2 CPUs", "--cpus 1"]),
+            (r#"{"kernel": "k", "accel": "kvm", "icount": true}"#, ["--icount: KVM", "--accel engine"]),
+            (r#"{"kernel": "k", "accel": "tcg"}"#, ["--config: unknown variant `tcg`", "`kvm`"]),
             (r#"{"kernel": "k", "ap-mdev": "5"}"#, ["--ap-mdev: '5' is no UUID", "62177883"]),
             (r#"{"kernel": "k", "uuid": "z"}"#, ["--uuid: 'z' is no UUID", "write it like"]),
             (r#"{"kernel": "k", "ap-host": "f", "ap": false}"#, ["--ap=false", "--ap-host"]),

@@ -34,7 +34,8 @@ mod watchdog;
 pub use ap_control::{ApControl, Plugged};
 pub use board::{Board, Parts};
 pub use config::{
-    BadArgument, Config, ConsoleTarget, ConsoleType, MAX_CPUS, MAX_MEMORY, MAX_NAME, Options, WatchdogAction,
+    Accel, BadArgument, Config, ConsoleTarget, ConsoleType, MAX_CPUS, MAX_MEMORY, MAX_NAME, Options,
+    WatchdogAction,
 };
 pub use console::{EscapeAction, Escapes, Output};
 pub use control::{Control, Crash, End, HostFailure};

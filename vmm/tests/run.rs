@@ -102,6 +102,12 @@ fn exit_statuses() {
     check(&[], &["--cpus", "0"], 2, "adjunct: --cpus: 0 CPUs; give 1 to 240\n");
     check(&[], &["--append", "x"], 2, "takes no --append");
     check(&[], &["--cpu-model", "z1"], 2, "give one of z10, ");
+    check(&[&lpswe(DONE)], &["--accel", "engine"], 0, "");
+    check(&[], &["--accel", "kvm", "--icount"], 2, "KVM counts no instructions");
+    if !Path::new("/dev/kvm").exists() || !cfg!(target_arch = "s390x") {
+        check(&[], &["--accel", "kvm"], 3, "adjunct: open /dev/kvm; on an s390x host load the module kvm");
+        check(&[&lpswe(DONE)], &["--accel", "auto"], 0, "");
+    }
     check(&[], &["--console", "file=/nonexistent/x"], 3, "--console: No such file");
     check(
         &[],

@@ -1,6 +1,6 @@
 //! `adjunct run`: a guest from its first instruction to its last.
 //!
-//! This is the only place that names a CPU back end.
+//! This is the only place that names the CPU back ends.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -12,9 +12,10 @@ use machine::{Clock, HostClock, Storage, Vcpu, Vm};
 use vmm::devices::{Attachment, Connections, Devices};
 use vmm::qmp::{About, Server};
 use vmm::{
-    BadArgument, Board, Boot, Config, ConsoleTarget, Control, End, Identity, LoadError, Options, Output,
-    Parts, host,
+    Accel, BadArgument, Board, Boot, Config, ConsoleTarget, Control, End, Identity, LoadError, Options,
+    Output, Parts, host,
 };
+use zarch::FacilityList;
 
 use crate::{BAD_ARGUMENTS, HOST_FAILURE};
 
@@ -63,12 +64,10 @@ fn restore_terminal_on_panic() {
 fn run(config: &Config) -> anyhow::Result<End> {
     start_log(&config.log)?;
     let model = cpu_model(config)?;
-    let machine_type = model.machine_type;
-    let facilities = model.facilities;
     let attachment = Attachment::of(config)?;
     let boot = Boot::open(&config.kernel, config.initrd.as_deref(), &config.append)?;
     let storage = Arc::new(Storage::new(config.memory)?);
-    let Engine { vm, cpus, clock } = engine(config, model, storage.clone())?;
+    let Backend { vm, cpus, clock, machine_type, facilities } = backend(config, model, storage.clone())?;
     let output = console(&config.console).context("--console")?;
     let to = Connections {
         storage: storage.clone(),
@@ -118,15 +117,34 @@ fn cpu_model(config: &Config) -> Result<cpu::CpuModel, BadArgument> {
     Ok(model.with_ap(config.ap))
 }
 
-/// The CPUs, and the time they go by.
-struct Engine {
+/// What executes the guest.
+struct Backend {
     vm: Arc<dyn Vm>,
     cpus: Vec<Box<dyn Vcpu>>,
+    /// The time that the CPUs go by.
     clock: Arc<dyn Clock>,
+    /// What the guest is told that its CPUs are.
+    machine_type: u16,
+    facilities: FacilityList,
+}
+
+fn backend(config: &Config, model: cpu::CpuModel, storage: Arc<Storage>) -> anyhow::Result<Backend> {
+    let kernel = match config.accel {
+        Accel::Engine => None,
+        Accel::Kvm => Some(kvm::open()?),
+        Accel::Auto => {
+            kvm::open().inspect_err(|e| log::info!("the software engine runs the guest: {e}")).ok()
+        }
+    };
+    match kernel {
+        Some(kernel) => host_cpus(&*kernel, config, &model, storage),
+        None => Ok(engine(config, model, storage)?),
+    }
 }
 
 /// The software engine.
-fn engine(config: &Config, model: cpu::CpuModel, storage: Arc<Storage>) -> Result<Engine, machine::Error> {
+fn engine(config: &Config, model: cpu::CpuModel, storage: Arc<Storage>) -> Result<Backend, machine::Error> {
+    let (machine_type, facilities) = (model.machine_type, model.facilities);
     let (machine, clock): (_, Arc<dyn Clock>) = if config.icount {
         let clock = Arc::new(cpu::VirtualClock::new(FIXED_EPOCH));
         (cpu::Machine::with_virtual_time(storage, clock.clone(), model), clock)
@@ -135,7 +153,34 @@ fn engine(config: &Config, model: cpu::CpuModel, storage: Arc<Storage>) -> Resul
         (cpu::Machine::new(storage, clock.clone(), model, config.cpus), clock)
     };
     let cpus = (0..config.cpus).map(|address| machine.vcpu(address)).collect::<Result<_, _>>()?;
-    Ok(Engine { vm: Arc::new(machine), cpus, clock })
+    Ok(Backend { vm: Arc::new(machine), cpus, clock, machine_type, facilities })
+}
+
+/// The host's own CPUs. `max` is all that the host offers; AP instructions go to the simulated cards.
+fn host_cpus(
+    kernel: &dyn kvm::kernel::Kvm,
+    config: &Config,
+    model: &cpu::CpuModel,
+    storage: Arc<Storage>,
+) -> anyhow::Result<Backend> {
+    let clock = Arc::new(HostClock::new());
+    let options = kvm::Options {
+        cpus: config.cpus,
+        name: config.cpu_model.clone(),
+        model: (config.cpu_model != "max").then_some((model.machine_type, model.facilities)),
+        ap: if config.ap { kvm::Ap::Emulated } else { kvm::Ap::None },
+        tod: clock.tod(),
+        disassemble: cpu::table::disassemble,
+    };
+    let (machine, cpus) = kvm::Machine::new(kernel, &options, storage)?;
+    let processor = *machine.processor();
+    Ok(Backend {
+        vm: Arc::new(machine),
+        cpus: cpus.into_iter().map(|cpu| Box::new(cpu) as Box<dyn Vcpu>).collect(),
+        clock,
+        machine_type: processor.machine_type(),
+        facilities: processor.facilities,
+    })
 }
 
 fn console(target: &ConsoleTarget) -> io::Result<Arc<Output>> {
