@@ -19,6 +19,8 @@ pub(super) struct Steps<'h> {
     told: BTreeMap<Uuid, Arc<Slot>>,
     /// Resets that have not ended.
     resets: Vec<Reset>,
+    /// Queues whose ZAPQ was answered for good.
+    answered: Vec<Apqn>,
     /// How the resets of this operation ended.
     outcomes: BTreeMap<Apqn, u8>,
 }
@@ -31,7 +33,13 @@ struct Reset {
 
 impl<'h> Steps<'h> {
     pub(super) fn of(host: &'h ApHost) -> Self {
-        Self { host, told: BTreeMap::new(), resets: Vec::new(), outcomes: BTreeMap::new() }
+        Self {
+            host,
+            told: BTreeMap::new(),
+            resets: Vec::new(),
+            answered: Vec::new(),
+            outcomes: BTreeMap::new(),
+        }
     }
 
     /// One event, for the mediated device `uuid` if it concerns one: under the guests lock, the VM lock of its guest and the
@@ -107,26 +115,50 @@ impl<'h> Steps<'h> {
             self.resets.push(Reset { apqn, answer });
         } else {
             self.host.machine.release_interruption(apqn);
+            self.answered.push(apqn);
         }
-        // Not the end of anything that a filter waits for, or it would have come out the same.
+        // What follows from an end, `settle` sees to: the locks of another mediated device may be needed.
         let _ = vfio_ap.record_reset(apqn, code, false);
     }
 
     /// Waits for the resets begun so far, without any lock that another guest needs, but not for ever: a queue that does not
     /// come back stays unpassable and does not stop the operation.
     pub(super) fn settle(&mut self) {
-        for _ in 0..RESET_LOOKS {
+        loop {
+            let answered = std::mem::take(&mut self.answered);
+            self.end(&answered);
             if self.resets.is_empty() {
                 return;
             }
-            self.host.machine.pause(RESET_INTERVAL);
-            for reset in std::mem::take(&mut self.resets) {
-                self.look(reset);
+            for _ in 0..RESET_LOOKS {
+                if self.resets.is_empty() {
+                    break;
+                }
+                self.host.machine.pause(RESET_INTERVAL);
+                for reset in std::mem::take(&mut self.resets) {
+                    self.look(reset);
+                }
             }
+            let late: Vec<Apqn> = std::mem::take(&mut self.resets).iter().map(|reset| reset.apqn).collect();
+            for apqn in &late {
+                log::warn!("reset of queue {apqn}: not ended after {:?}", RESET_INTERVAL * RESET_LOOKS);
+                self.failed(*apqn);
+            }
+            // What this begins are resets of other queues of adapters that leave an APCB now, so there is an end to it.
+            self.end(&late);
         }
-        for reset in std::mem::take(&mut self.resets) {
-            log::warn!("reset of queue {}: not ended after {:?}", reset.apqn, RESET_INTERVAL * RESET_LOOKS);
-            self.failed(reset.apqn);
+    }
+
+    /// The resets of these queues are over: an adapter that waited for one may come, one with a failed one must go. The queues
+    /// themselves are not reset again at once.
+    fn end(&mut self, queues: &[Apqn]) {
+        for &apqn in queues {
+            let code = self.outcomes.get(&apqn).copied().unwrap_or_default();
+            self.queue_step(apqn, |vfio_ap| {
+                let mut effects = vfio_ap.record_reset(apqn, code, true);
+                effects.resets.retain(|queue| !queues.contains(queue));
+                effects
+            });
         }
     }
 
@@ -151,7 +183,7 @@ impl<'h> Steps<'h> {
             }
         }
         self.outcomes.insert(apqn, code);
-        self.queue_step(apqn, |vfio_ap| vfio_ap.record_reset(apqn, code, true));
+        self.end(&[apqn]);
         if passable_after(code) {
             self.host.machine.release_interruption(apqn);
         } else {

@@ -334,16 +334,17 @@ impl VfioAp {
         Ok(Effects { resets, ..Effects::default() })
     }
 
-    /// Notes how a reset of the queue stands. Anything but 00, 03 and 04 keeps its adapter from guests from the next filter
-    /// on. A filter that had to leave the queue out because of a reset in progress is made up for when `ended`.
+    /// Notes how a reset of the queue stands. Anything but 00, 03 and 04 keeps its adapter from guests, and takes it from the
+    /// one that has it when `ended`; Linux leaves it there until the next filter. A filter that had to leave the queue out
+    /// because of a reset in progress is made up for when `ended`.
     pub fn record_reset(&mut self, apqn: Apqn, response_code: u8, ended: bool) -> Effects {
         let mut effects = Effects::default();
         let Some(queue) = self.queues.get_mut(&apqn) else { return effects };
         queue.last_reset = response_code;
-        if ended
-            && passable_after(response_code)
-            && std::mem::take(&mut queue.awaited)
-            && let Some(at) = self.index_of(apqn)
+        let passable = passable_after(response_code);
+        let awaited = ended && passable && std::mem::take(&mut queue.awaited);
+        if let Some(at) = self.index_of(apqn)
+            && (awaited || (ended && !passable && self.mdevs[at].shadow.test(apqn)))
         {
             self.filter_matrix(at, &mut effects);
         }
