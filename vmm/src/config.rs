@@ -7,10 +7,13 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::Deserialize;
 use uuid::Uuid;
 
+use crate::log_file::check_filter;
+use crate::metrics::MetricsTarget;
 use crate::qmp::SocketAddress;
 
 /// Most CPUs a guest may have: as many as READ CPU INFO names in one block.
@@ -108,7 +111,27 @@ pub struct Options {
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
 
-    /// Where the guest's console is: stdio, none, or file=PATH (output only) [default: stdio]
+    /// How a log line looks: text or json [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+
+    /// Log to the end of this file, which SIGHUP opens anew [default: standard error]
+    #[arg(long, value_name = "FILE")]
+    pub log_file: Option<PathBuf>,
+
+    /// Keep this process's number in this file
+    #[arg(long, value_name = "FILE")]
+    pub pidfile: Option<PathBuf>,
+
+    /// Seconds that the guest has to power off after SIGTERM [default: 20]
+    #[arg(long, value_name = "SECONDS")]
+    pub shutdown_timeout: Option<u32>,
+
+    /// Tell figures in Prometheus' text format at a UNIX socket or in a file
+    #[arg(long, value_name = "unix:PATH|file=PATH")]
+    pub metrics: Option<String>,
+
+    /// Where the guest's console is: stdio, none, file=PATH (output only), pty, unix:PATH [default: stdio]
     #[arg(long, value_name = "WHERE")]
     pub console: Option<String>,
 
@@ -163,6 +186,17 @@ pub enum ConsoleType {
     LineMode,
 }
 
+/// How a log line looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// An object with time, level, target, thread and message.
+    Json,
+}
+
 /// Where the guest's console is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ConsoleTarget {
@@ -172,6 +206,10 @@ pub enum ConsoleTarget {
     None,
     /// Output goes to this file.
     File(PathBuf),
+    /// A new pseudo-terminal, whose name is told.
+    Pty,
+    /// Whoever connects to this socket, several at a time.
+    Socket(PathBuf),
 }
 
 impl FromStr for ConsoleTarget {
@@ -181,11 +219,13 @@ impl FromStr for ConsoleTarget {
         match text.split_once('=') {
             None if text == "stdio" => Ok(Self::Stdio),
             None if text == "none" => Ok(Self::None),
+            None if text == "pty" => Ok(Self::Pty),
             Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
+            _ if text.starts_with("unix:") => socket_path("--console", text).map(Self::Socket),
             _ => Err(BadArgument::new(
                 "--console",
                 format_args!("'{text}' is no console"),
-                "give stdio, none or file=PATH",
+                "give stdio, none, file=PATH, pty or unix:PATH",
             )),
         }
     }
@@ -222,6 +262,16 @@ pub struct Config {
     pub icount: bool,
     /// Log filter.
     pub log: String,
+    /// How a log line looks.
+    pub log_format: LogFormat,
+    /// Where the log goes, if not to standard error.
+    pub log_file: Option<PathBuf>,
+    /// Where this process's number is kept.
+    pub pidfile: Option<PathBuf>,
+    /// How long the guest may take to power off after SIGTERM.
+    pub shutdown_timeout: Duration,
+    /// Where figures are told.
+    pub metrics: Option<MetricsTarget>,
     /// Where the console is.
     pub console: ConsoleTarget,
     /// Which console the SCLP offers.
@@ -267,6 +317,11 @@ impl Options {
             uuid: self.uuid.or(file.uuid),
             icount: self.icount.or(file.icount),
             log: self.log.or(file.log),
+            log_format: self.log_format.or(file.log_format),
+            log_file: self.log_file.or(file.log_file),
+            pidfile: self.pidfile.or(file.pidfile),
+            shutdown_timeout: self.shutdown_timeout.or(file.shutdown_timeout),
+            metrics: self.metrics.or(file.metrics),
             console: self.console.or(file.console),
             console_type: self.console_type.or(file.console_type),
             qmp: if self.qmp.is_empty() { file.qmp } else { self.qmp },
@@ -334,6 +389,8 @@ impl Options {
             let problem = "a guest without AP has no use for --ap-mdev and --ap-host";
             return Err(BadArgument::new("--ap=false", problem, "leave out one or the other"));
         }
+        let log = self.log.unwrap_or_else(|| "warn".into());
+        check_filter(&log)?;
         Ok(Config {
             kernel,
             initrd: self.initrd,
@@ -348,12 +405,42 @@ impl Options {
             name,
             uuid,
             icount,
-            log: self.log.unwrap_or_else(|| "warn".into()),
+            log,
+            log_format: self.log_format.unwrap_or_default(),
+            log_file: self.log_file,
+            pidfile: self.pidfile,
+            shutdown_timeout: Duration::from_secs(self.shutdown_timeout.unwrap_or(20).into()),
+            metrics: self.metrics.as_deref().map(metrics_target).transpose()?,
             console: self.console.as_deref().unwrap_or("stdio").parse()?,
             console_type: self.console_type.unwrap_or_default(),
             qmp: self.qmp.iter().map(|text| text.parse()).collect::<Result<_, _>>()?,
             watchdog_action: self.watchdog_action.unwrap_or_default(),
         })
+    }
+}
+
+/// Longest path of a socket in bytes: what a `sockaddr_un` holds with its zero.
+pub(crate) const LONGEST_SOCKET_PATH: usize = 107;
+
+/// The path of `unix:PATH`.
+fn socket_path(flag: &'static str, text: &str) -> Result<PathBuf, BadArgument> {
+    let path = text.strip_prefix("unix:").unwrap_or_default();
+    if path.is_empty() || path.len() > LONGEST_SOCKET_PATH {
+        let problem =
+            format_args!("the path in '{text}' does not have 1 to {LONGEST_SOCKET_PATH} bytes").to_string();
+        return Err(BadArgument::new(flag, problem, "give unix:PATH"));
+    }
+    Ok(path.into())
+}
+
+fn metrics_target(text: &str) -> Result<MetricsTarget, BadArgument> {
+    match text.split_once('=') {
+        Some(("file", path)) if !path.is_empty() => Ok(MetricsTarget::File(path.into())),
+        _ if text.starts_with("unix:") => socket_path("--metrics", text).map(MetricsTarget::Socket),
+        _ => {
+            let problem = format_args!("'{text}' is no place for figures").to_string();
+            Err(BadArgument::new("--metrics", problem, "give unix:PATH or file=PATH"))
+        }
     }
 }
 
@@ -467,6 +554,10 @@ mod tests {
             (r#"{"kernel": "k", "ap-host": "f", "ap": false}"#, ["--ap=false", "--ap-host"]),
             (r#"{"kernel": "k", "name": ""}"#, ["--name", "printable"]),
             (r#"{"kernel": "k", "console": "tty"}"#, ["--console: 'tty'", "file=PATH"]),
+            (r#"{"kernel": "k", "console": "unix:"}"#, ["--console: the path in 'unix:'", "give unix:PATH"]),
+            (r#"{"kernel": "k", "metrics": "tcp:1"}"#, ["--metrics: 'tcp:1'", "unix:PATH or file=PATH"]),
+            (r#"{"kernel": "k", "log": "loud"}"#, ["--log: 'loud' is no level", "MODULE=LEVEL"]),
+            (r#"{"kernel": "k", "log-format": "xml"}"#, ["--config: unknown variant `xml`", "`json`"]),
             (r#"{"kernel": "k", "qmp": ["tcp:h"]}"#, ["--qmp: 'tcp:h'", "give unix:PATH"]),
             (r#"{"kernel": 5}"#, ["--config", "flags of `adjunct run`"]),
         ] {

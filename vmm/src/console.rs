@@ -25,6 +25,7 @@ pub struct Output {
 #[derive(Default)]
 struct State {
     ring: VecDeque<u8>,
+    counts: Counts,
     /// Dropped since the last announcement.
     dropped: u64,
     /// The writer holds bytes that it has not written yet.
@@ -33,6 +34,15 @@ struct State {
     broken: bool,
     /// The writer is to end when everything is written.
     closed: bool,
+}
+
+/// What became of console output.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counts {
+    /// Bytes that the guest wrote.
+    pub(crate) written: u64,
+    /// Those of them that were dropped.
+    pub(crate) dropped: u64,
 }
 
 impl Output {
@@ -46,6 +56,11 @@ impl Output {
         let writer = output.clone();
         std::thread::Builder::new().name("console".into()).spawn(move || writer.write_out(to))?;
         Ok(output)
+    }
+
+    /// What became of the output so far.
+    pub(crate) fn counts(&self) -> Counts {
+        self.state().counts
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -108,13 +123,17 @@ impl Output {
 impl ConsoleSink for Output {
     fn write(&self, bytes: &[u8]) {
         let mut state = self.state();
+        let length = bytes.len() as u64;
+        state.counts.written += length;
         if state.broken {
+            state.counts.dropped += length;
             return;
         }
         let mut room = self.capacity.saturating_sub(state.ring.len());
         if state.dropped > 0 {
             if room < bytes.len().min(self.capacity / 2) + NOTICE {
-                state.dropped += bytes.len() as u64;
+                state.dropped += length;
+                state.counts.dropped += length;
                 return;
             }
             let notice = notice(std::mem::take(&mut state.dropped));
@@ -123,13 +142,14 @@ impl ConsoleSink for Output {
         }
         let fits = bytes.len().min(room);
         state.ring.extend(&bytes[..fits]);
-        state.dropped += (bytes.len() - fits) as u64;
+        state.dropped += length - fits as u64;
+        state.counts.dropped += length - fits as u64;
         drop(state);
         self.changed.notify_all();
     }
 }
 
-fn notice(dropped: u64) -> Vec<u8> {
+pub(crate) fn notice(dropped: u64) -> Vec<u8> {
     let text = format!("\r\n[adjunct: {dropped} bytes of console output dropped]\r\n").into_bytes();
     debug_assert!(text.len() <= NOTICE);
     text

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
@@ -15,10 +16,11 @@ use crate::board::Board;
 use crate::console::{EscapeAction, Escapes};
 use crate::control::{End, HostFailure};
 use crate::host::{Signals, Stopping};
+use crate::log_file::LogFile;
 use crate::qmp::{Server, Service};
+use crate::service;
+use crate::viewers::{self, Viewers};
 
-/// How long a guest may take to power off when asked to before the run ends anyway.
-const GRACE: Duration = Duration::from_secs(20);
 /// How often input that could not be passed on is tried again.
 const RETRY_EVERY: Duration = Duration::from_millis(20);
 /// Most bytes of input taken at once.
@@ -31,6 +33,7 @@ const WATCHDOG: u32 = 2;
 const TYPED: u32 = 3;
 const RETRY: u32 = 4;
 const GRACE_OVER: u32 = 5;
+const ALIVE: u32 = 6;
 
 /// Where the guest's input comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,11 +46,31 @@ pub enum Input {
     Typed,
 }
 
-/// Serves the events of `board` and the clients of `qmp` until the run has ended.
-pub fn serve(board: &Board, signals: &Signals, input: Input, qmp: Server) -> Result<(), HostFailure> {
+/// Whom the event loop serves beside the machine.
+pub(crate) struct Clients {
+    /// Standard input.
+    pub(crate) input: Input,
+    /// Management clients.
+    pub(crate) qmp: Server,
+    /// Who watches the console.
+    pub(crate) viewers: Option<Viewers>,
+    /// Files that SIGHUP opens anew.
+    pub(crate) logs: Vec<Arc<LogFile>>,
+    /// How long a guest may take to power off when a signal asks it to, before the run ends anyway.
+    pub(crate) grace: Duration,
+}
+
+/// Serves the events of `board` and the clients until the run has ended.
+pub fn serve(board: &Board, signals: &Signals, clients: Clients) -> Result<(), HostFailure> {
+    let Clients { input, qmp, viewers, logs, grace } = clients;
     let mut manager = EventManager::<Box<dyn MutEventSubscriber>>::new()?;
-    let clients = Rc::new(RefCell::new(Service::new(qmp, board)));
-    manager.add_subscriber(Box::new(clients.clone()));
+    let management = Rc::new(RefCell::new(Service::new(qmp, board)));
+    manager.add_subscriber(Box::new(management.clone()));
+    let viewers = viewers.map(|viewers| viewers::Service::new(viewers, board)).transpose()?;
+    let viewers = viewers.map(|service| Rc::new(RefCell::new(service)));
+    if let Some(viewers) = &viewers {
+        manager.add_subscriber(Box::new(viewers.clone()));
+    }
     manager.add_subscriber(Box::new(Loop {
         board,
         signals,
@@ -55,13 +78,19 @@ pub fn serve(board: &Board, signals: &Signals, input: Input, qmp: Server) -> Res
         waitable: true,
         escapes: Escapes::default(),
         retry: TimerFd::new()?,
+        logs,
+        patience: grace,
         grace: TimerFd::new()?,
+        alive: TimerFd::new()?,
         stopping: "",
     }));
     while !board.control.ended() {
         manager.run()?;
     }
-    clients.borrow_mut().finish();
+    management.borrow_mut().finish();
+    if let Some(viewers) = viewers {
+        viewers.borrow_mut().finish();
+    }
     Ok(())
 }
 
@@ -74,8 +103,13 @@ struct Loop<'a> {
     escapes: Escapes,
     /// Runs while input is not waited for: the guest has no room for it, or it cannot be waited for.
     retry: TimerFd,
-    /// Runs while a guest that was asked to power off has time to do so.
+    logs: Vec<Arc<LogFile>>,
+    /// How much time a guest that was asked to power off has.
+    patience: Duration,
+    /// Runs while it has time.
     grace: TimerFd,
+    /// Runs when systemd wants to hear that this process lives.
+    alive: TimerFd,
     /// What asked it.
     stopping: &'static str,
 }
@@ -88,10 +122,15 @@ impl MutEventSubscriber for Loop<'_> {
             (self.board.watchdog.descriptor(), WATCHDOG),
             (self.retry.as_raw_fd(), RETRY),
             (self.grace.as_raw_fd(), GRACE_OVER),
+            (self.alive.as_raw_fd(), ALIVE),
         ];
         for (descriptor, purpose) in fixed {
             let added = ops.add(Events::with_data_raw(descriptor, purpose, EventSet::IN));
             self.need(added);
+        }
+        if let Some(interval) = service::watchdog_interval() {
+            let started = self.alive.reset(interval, Some(interval)).map_err(io::Error::from);
+            self.need(started);
         }
         if self.input != Input::None && ops.add(Self::typed()).is_err() {
             self.waitable = false;
@@ -113,6 +152,12 @@ impl MutEventSubscriber for Loop<'_> {
             }
             RETRY => self.retry(ops),
             GRACE_OVER => self.board.control.end(End::Stopped(self.stopping)),
+            ALIVE => {
+                // It was ready, so this does not block.
+                let read = self.alive.wait().map_err(io::Error::from);
+                self.need(read);
+                service::alive();
+            }
             // The loop around this looks at the control.
             _ => {}
         }
@@ -196,19 +241,29 @@ impl Loop<'_> {
     }
 
     fn signal(&mut self) {
-        match self.signals.take() {
-            None => {}
-            Some(Stopping::Now(name)) => self.board.control.end(End::Stopped(name)),
-            // A second request, or a guest that would not notice: at once.
-            Some(Stopping::Gently(name)) => {
-                if !self.stopping.is_empty() || !self.board.power_down() {
-                    return self.board.control.end(End::Stopped(name));
+        for signal in self.signals.take() {
+            match signal {
+                Stopping::Now(name) => self.board.control.end(End::Stopped(name)),
+                Stopping::Gently(name) => self.power_down(name),
+                // A person's terminal has gone, and the person with it.
+                Stopping::HangUp if self.input == Input::Typed || self.logs.is_empty() => {
+                    self.board.control.end(End::Stopped("SIGHUP"));
                 }
-                log::info!("{name}: asked the guest to power off within {GRACE:?}");
-                self.stopping = name;
-                let started = self.grace.reset(GRACE, None).map_err(io::Error::from);
-                self.need(started);
+                Stopping::HangUp => self.logs.iter().for_each(|log| log.reopen()),
             }
         }
+    }
+
+    /// A second request, or one to a guest that would not notice, ends the run at once.
+    fn power_down(&mut self, name: &'static str) {
+        service::stopping();
+        let hopeless = !self.stopping.is_empty() || self.patience.is_zero();
+        if hopeless || !self.board.power_down() {
+            return self.board.control.end(End::Stopped(name));
+        }
+        log::info!("{name}: asked the guest to power off within {:?}", self.patience);
+        self.stopping = name;
+        let started = self.grace.reset(self.patience, None).map_err(io::Error::from);
+        self.need(started);
     }
 }

@@ -4,7 +4,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU64, Ordering};
 
 use libc::{c_int, c_void, siginfo_t, termios};
@@ -126,7 +126,7 @@ extern "C" fn on_fatal(signal: c_int, info: *mut siginfo_t, _: *mut c_void) {
     }
 }
 
-/// Signals that end a run, as events.
+/// Signals that end a run or have logs opened anew, as events.
 #[derive(Debug)]
 pub struct Signals {
     event: EventFd,
@@ -148,21 +148,27 @@ impl Signals {
         &self.event
     }
 
-    /// Takes the name of a signal that came.
-    pub fn take(&self) -> Option<Stopping> {
+    /// As [`event`](Self::event), for poll.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        // SAFETY: the event descriptor is open as long as `self` is borrowed.
+        unsafe { BorrowedFd::borrow_raw(self.event.as_raw_fd()) }
+    }
+
+    /// Takes the signals that came, the most urgent first.
+    pub fn take(&self) -> Vec<Stopping> {
         let _ = self.event.read();
         let came = CAME.swap(0, Ordering::SeqCst);
-        let has = |signal: c_int| came >> signal & 1 != 0;
-        // The gentle one only if it came alone.
-        if has(libc::SIGINT) {
-            Some(Stopping::Now("SIGINT"))
-        } else if has(libc::SIGQUIT) {
-            Some(Stopping::Now("SIGQUIT"))
-        } else if has(libc::SIGHUP) {
-            Some(Stopping::Now("SIGHUP"))
-        } else {
-            has(libc::SIGTERM).then_some(Stopping::Gently("SIGTERM"))
-        }
+        let known = [
+            (libc::SIGINT, Stopping::Now("SIGINT")),
+            (libc::SIGQUIT, Stopping::Now("SIGQUIT")),
+            (libc::SIGTERM, Stopping::Gently("SIGTERM")),
+            (libc::SIGHUP, Stopping::HangUp),
+        ];
+        known
+            .into_iter()
+            .filter(|(signal, _)| came >> signal & 1 != 0)
+            .map(|(_, stopping)| stopping)
+            .collect()
     }
 }
 
@@ -172,12 +178,14 @@ impl Drop for Signals {
     }
 }
 
-/// How a signal wants the run to end.
+/// What a signal wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stopping {
-    /// After the guest had a chance to power off.
+    /// The terminal has gone, or the logs have been moved away.
+    HangUp,
+    /// The end, after the guest had a chance to power off.
     Gently(&'static str),
-    /// At once.
+    /// The end, at once.
     Now(&'static str),
 }
 

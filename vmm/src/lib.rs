@@ -21,26 +21,36 @@ mod event_loop;
 mod events;
 pub mod host;
 mod ipl;
+mod listener;
 mod loader;
+mod log_file;
+mod metrics;
 mod pause;
 pub mod qmp;
 mod rate_limit;
 mod run;
 #[cfg(test)]
 mod scripted;
+mod service;
 mod system_information;
+mod viewers;
 mod watchdog;
 
 pub use ap_control::{ApControl, Plugged};
 pub use board::{Board, Parts};
 pub use config::{
-    Accel, BadArgument, Config, ConsoleTarget, ConsoleType, MAX_CPUS, MAX_MEMORY, MAX_NAME, Options,
-    WatchdogAction,
+    Accel, BadArgument, Config, ConsoleTarget, ConsoleType, LogFormat, MAX_CPUS, MAX_MEMORY, MAX_NAME,
+    Options, WatchdogAction,
 };
 pub use console::{EscapeAction, Escapes, Output};
 pub use control::{Control, Crash, End, HostFailure};
 pub use events::{Event, Events, ResetCause};
+pub use listener::{ListenError, Listener};
 pub use loader::{Boot, Error as LoadError};
+pub use log_file::{LogFile, LogWriter, start_log};
+pub use metrics::{Exporter, MetricsTarget};
 pub use rate_limit::RateLimit;
-pub use run::run;
+pub use run::{Surroundings, run};
+pub use service::PidFile;
 pub use system_information::Identity;
+pub use viewers::{FeedWriter, Viewers};

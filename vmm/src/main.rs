@@ -30,6 +30,9 @@ enum Command {
     Ctl(cli::ctl::Arguments),
     /// Look at an AP host and change it
     Ap(Box<cli::ap::Ap>),
+    /// Watch a running guest's console and type there (run it with --console unix:SOCKET)
+    #[command(after_help = cli::console::AFTER_HELP)]
+    Console(cli::console::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -37,5 +40,6 @@ fn main() -> ExitCode {
         Command::Run(options) => cli::run::main(*options),
         Command::Ctl(arguments) => cli::ctl::main(&arguments),
         Command::Ap(ap) => ap.run(),
+        Command::Console(arguments) => cli::console::main(&arguments),
     })
 }

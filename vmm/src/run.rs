@@ -11,28 +11,59 @@ use machine::Vcpu;
 use crate::board::{BOOT_CPU, Board};
 use crate::console::Output;
 use crate::control::{Control, End, HostFailure};
-use crate::event_loop::{Input, serve};
+use crate::event_loop::{Clients, Input, serve};
 use crate::host::{RawTerminal, Signals};
 use crate::loader::Error as LoadError;
+use crate::log_file::LogFile;
+use crate::metrics::Exporter;
 use crate::qmp::Server;
+use crate::service;
+use crate::viewers::Viewers;
 
 /// How long the end of a run waits for the CPUs, and for the reader of the console.
 const CPUS_PATIENCE: Duration = Duration::from_secs(5);
 const CONSOLE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Loads the guest and runs it to its end. `cpus` are all CPUs of the board's machine; `stdin` says
-/// whether standard input is the guest's, `qmp` takes management clients. The terminal is restored and the console's output written
-/// when this returns. An error means that the guest could not be loaded and nothing ran.
-pub fn run(
-    board: &Arc<Board>,
-    mut cpus: Vec<Box<dyn Vcpu>>,
-    output: &Output,
-    stdin: bool,
-    qmp: Server,
-) -> Result<End, LoadError> {
+/// Whom a run deals with beside the guest.
+pub struct Surroundings {
+    /// Where the guest's console writes to.
+    pub output: Arc<Output>,
+    /// Whether standard input is the guest's.
+    pub stdin: bool,
+    /// Takes management clients.
+    pub qmp: Server,
+    /// Who watches the console.
+    pub viewers: Option<Viewers>,
+    /// Where figures are told.
+    pub metrics: Option<Exporter>,
+    /// Files that SIGHUP opens anew; without any it ends the run.
+    pub logs: Vec<Arc<LogFile>>,
+    /// How long a guest may take to power off when a signal asks it to, before the run ends anyway.
+    pub shutdown_timeout: Duration,
+}
+
+impl Surroundings {
+    /// Nobody but `output`.
+    pub fn none(output: Arc<Output>) -> Self {
+        Self {
+            output,
+            stdin: false,
+            qmp: Server::default(),
+            viewers: None,
+            metrics: None,
+            logs: Vec::new(),
+            shutdown_timeout: Duration::ZERO,
+        }
+    }
+}
+
+/// Loads the guest and runs it to its end. `cpus` are all CPUs of the board's machine. The terminal is restored and the
+/// console's output written when this returns. An error means that the guest could not be loaded and nothing ran.
+pub fn run(board: &Arc<Board>, mut cpus: Vec<Box<dyn Vcpu>>, around: Surroundings) -> Result<End, LoadError> {
     let boot = cpus.iter_mut().find(|cpu| cpu.address() == BOOT_CPU).expect("every machine has a CPU 0");
     board.start(&mut **boot)?;
-    let end = run_to_end(board, cpus, stdin, qmp).unwrap_or_else(End::Failed);
+    let output = around.output.clone();
+    let end = run_to_end(board, cpus, around).unwrap_or_else(End::Failed);
     if !output.flush(CONSOLE_PATIENCE) {
         log::warn!("the reader of the console has left output unread for {CONSOLE_PATIENCE:?}: it is lost");
     }
@@ -43,9 +74,9 @@ pub fn run(
 fn run_to_end(
     board: &Arc<Board>,
     cpus: Vec<Box<dyn Vcpu>>,
-    stdin: bool,
-    qmp: Server,
+    around: Surroundings,
 ) -> Result<End, HostFailure> {
+    let Surroundings { output, stdin, qmp, viewers, metrics, logs, shutdown_timeout: grace } = around;
     let signals = Signals::catch()?;
     let terminal = if stdin { RawTerminal::enter()? } else { None };
     let input = match (&terminal, stdin) {
@@ -53,6 +84,7 @@ fn run_to_end(
         (None, true) => Input::Raw,
         (Some(_), true) => Input::Typed,
     };
+    let exporting = metrics.map(|metrics| metrics.start(board, output, || {})).transpose()?;
     let (done, all_done) = channel();
     let (start, all_started) = channel::<()>();
     let mut threads = Vec::new();
@@ -65,12 +97,16 @@ fn run_to_end(
     drop((start, done));
     // Management clients are told the threads' numbers. Nothing is ever sent.
     let _ = all_started.recv();
+    if !board.control.ended() {
+        service::ready();
+    }
     log::debug!("running on {} CPUs", threads.len());
-    if let Err(error) = serve(board, &signals, input, qmp) {
+    if let Err(error) = serve(board, &signals, Clients { input, qmp, viewers, logs, grace }) {
         board.control.end(End::Failed(error));
     }
+    service::stopping();
     join(threads, &all_done);
-    drop(terminal);
+    drop((exporting, terminal));
     Ok(board.control.take_end().expect("the loop ends with the run"))
 }
 
@@ -131,7 +167,7 @@ mod tests {
         let mut cpu = ScriptedCpu::new(&storage, exits);
         cpu.panics = panics;
         let output = Output::new(Box::new(io::sink())).unwrap();
-        let end = run(&Arc::new(board), vec![Box::new(cpu)], &output, false, Server::default()).unwrap();
+        let end = run(&Arc::new(board), vec![Box::new(cpu)], Surroundings::none(output)).unwrap();
         let status = end.exit_status();
         (end, status)
     }

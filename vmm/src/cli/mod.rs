@@ -2,5 +2,6 @@
 
 pub mod ap;
 mod client;
+pub mod console;
 pub mod ctl;
 pub mod run;

@@ -2,18 +2,16 @@
 //!
 //! This is the only place that names the CPU back ends.
 
-use std::fs::File;
 use std::io::{self, Write};
 use std::sync::Arc;
 
 use anyhow::Context;
-use log::LevelFilter;
 use machine::{Clock, HostClock, Storage, Vcpu, Vm};
 use vmm::devices::{Attachment, Connections, Devices};
 use vmm::qmp::{About, Server};
 use vmm::{
-    Accel, BadArgument, Board, Boot, Config, ConsoleTarget, Control, End, Identity, LoadError, Options,
-    Output, Parts, host,
+    Accel, BadArgument, Board, Boot, Config, ConsoleTarget, Control, End, Exporter, Identity, Listener,
+    LoadError, LogFile, LogWriter, Options, Output, Parts, PidFile, Surroundings, Viewers, host, start_log,
 };
 use zarch::FacilityList;
 
@@ -62,13 +60,16 @@ fn restore_terminal_on_panic() {
 }
 
 fn run(config: &Config) -> anyhow::Result<End> {
-    start_log(&config.log)?;
+    let log = config.log_file.as_deref().map(|path| LogFile::open(path, false)).transpose();
+    let log = log.context("--log-file")?.map(Arc::new);
+    start_log(&config.log, config.log_format, log.clone())?;
     let model = cpu_model(config)?;
     let attachment = Attachment::of(config)?;
     let boot = Boot::open(&config.kernel, config.initrd.as_deref(), &config.append)?;
+    let _pidfile = config.pidfile.as_deref().map(PidFile::create).transpose().context("--pidfile")?;
     let storage = Arc::new(Storage::new(config.memory)?);
     let Backend { vm, cpus, clock, machine_type, facilities } = backend(config, model, storage.clone())?;
-    let output = console(&config.console).context("--console")?;
+    let Console { output, viewers, file } = Console::open(&config.console).context("--console")?;
     let to = Connections {
         storage: storage.clone(),
         vm: vm.clone(),
@@ -78,6 +79,7 @@ fn run(config: &Config) -> anyhow::Result<End> {
     };
     let devices = Devices::new(config, attachment, to).context("start the crypto cards")?;
     let qmp = Server::bind(&config.qmp, About::default())?;
+    let metrics = config.metrics.as_ref().map(Exporter::new).transpose()?;
     let control = Arc::new(Control::new(vm.clone()).context("make an event descriptor")?);
     let board = Board::new(Parts {
         storage,
@@ -90,20 +92,17 @@ fn run(config: &Config) -> anyhow::Result<End> {
         watchdog_action: config.watchdog_action,
     })
     .context("make the watchdog's timer")?;
-    Ok(vmm::run(&Arc::new(board), cpus, &output, config.console == ConsoleTarget::Stdio, qmp)?)
-}
-
-fn start_log(filter: &str) -> Result<(), BadArgument> {
-    let bad = |part: &str| {
-        let remedy = "give off, error, warn, info, debug or trace, or MODULE=LEVEL, comma-separated";
-        BadArgument::new("--log", format_args!("'{part}' is no level"), remedy)
+    let around = Surroundings {
+        output,
+        stdin: config.console == ConsoleTarget::Stdio,
+        qmp,
+        viewers,
+        metrics,
+        // The console's file is moved away only together with a log.
+        logs: log.iter().cloned().chain(file.filter(|_| log.is_some())).collect(),
+        shutdown_timeout: config.shutdown_timeout,
     };
-    for part in filter.split(',') {
-        let level = part.rsplit_once('=').map_or(part, |(_, level)| level);
-        level.parse::<LevelFilter>().map_err(|_| bad(part))?;
-    }
-    env_logger::Builder::new().parse_filters(filter).target(env_logger::Target::Stderr).init();
-    Ok(())
+    Ok(vmm::run(&Arc::new(board), cpus, around)?)
 }
 
 fn cpu_model(config: &Config) -> Result<cpu::CpuModel, BadArgument> {
@@ -183,11 +182,32 @@ fn host_cpus(
     })
 }
 
-fn console(target: &ConsoleTarget) -> io::Result<Arc<Output>> {
-    let to: Box<dyn Write + Send> = match target {
-        ConsoleTarget::Stdio => Box::new(io::stdout()),
-        ConsoleTarget::None => Box::new(io::sink()),
-        ConsoleTarget::File(path) => Box::new(File::create(path)?),
-    };
-    Output::new(to)
+/// Where the guest's console writes to, and who may watch and type there.
+struct Console {
+    output: Arc<Output>,
+    viewers: Option<Viewers>,
+    file: Option<Arc<LogFile>>,
+}
+
+impl Console {
+    fn open(target: &ConsoleTarget) -> anyhow::Result<Self> {
+        let (mut viewers, mut file) = (None, None);
+        let to: Box<dyn Write + Send> = match target {
+            ConsoleTarget::Stdio => Box::new(io::stdout()),
+            ConsoleTarget::None => Box::new(io::sink()),
+            ConsoleTarget::File(path) => {
+                Box::new(LogWriter(file.insert(Arc::new(LogFile::open(path, true)?)).clone()))
+            }
+            ConsoleTarget::Pty => {
+                let (terminal, path) = Viewers::terminal()?;
+                eprintln!("adjunct: the console is at {}", path.display());
+                Box::new(viewers.insert(terminal).writer())
+            }
+            ConsoleTarget::Socket(path) => {
+                let listener = Listener::bind("--console", path)?;
+                Box::new(viewers.insert(Viewers::at(listener)?).writer())
+            }
+        };
+        Ok(Self { output: Output::new(to)?, viewers, file })
+    }
 }

@@ -2,10 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::config::BadArgument;
-
-/// Longest path of a socket in bytes: what a `sockaddr_un` holds with its zero.
-const LONGEST: usize = 107;
+use crate::config::{BadArgument, LONGEST_SOCKET_PATH as LONGEST};
 
 /// Where a management socket is.
 #[derive(Clone, Debug, PartialEq, Eq)]

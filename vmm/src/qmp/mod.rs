@@ -25,8 +25,8 @@ mod table;
 
 pub use address::SocketAddress;
 pub use error::{Class, Error};
+pub use server::Server;
 pub(crate) use server::Service;
-pub use server::{Server, ServerError};
 
 #[cfg(test)]
 mod tests;

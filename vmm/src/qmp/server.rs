@@ -1,21 +1,15 @@
 //! The sockets and their clients, on the event loop.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io::{self, IoSliceMut, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::os::unix::net::UnixStream;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketAddrUnix, SocketFlags,
-    SocketType,
-};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
 use super::commands::{Metrics, Shared, ap_event};
 use super::descriptors::{MOST_ARRIVED, Sets};
@@ -24,28 +18,17 @@ use super::session::Session;
 use super::{About, SocketAddress};
 use crate::board::Board;
 use crate::events::Event;
+use crate::listener::{ListenError, Listener};
 use crate::rate_limit::RateLimit;
 
 /// Most clients at once, on all sockets together.
 pub const MOST_CLIENTS: usize = 128;
-/// Connections that wait to be taken.
-const BACKLOG: i32 = 128;
 /// Bytes read at once.
 const CHUNK: usize = 16 << 10;
 
 /// What a descriptor is registered for: the events of the machine, a listening socket (from 1), a client.
 const MACHINE: u32 = 0;
 const FIRST_CLIENT: u32 = 1 << 16;
-
-/// A management socket cannot be had.
-#[derive(Debug, thiserror::Error)]
-#[error("--qmp: {path}: {problem}")]
-pub struct ServerError {
-    path: String,
-    problem: String,
-    #[source]
-    source: Option<io::Error>,
-}
 
 /// Listening sockets, whose files go away with this.
 #[derive(Default)]
@@ -54,66 +37,15 @@ pub struct Server {
     about: About,
 }
 
-struct Listener {
-    socket: UnixListener,
-    path: PathBuf,
-    /// Device and inode of the file that this made.
-    file: (u64, u64),
-}
-
 impl Server {
     /// Listens at `addresses`; clients are served once the guest runs. A file that a dead process left
     /// there is replaced, a socket that somebody listens at is not.
-    pub fn bind(addresses: &[SocketAddress], about: About) -> Result<Self, ServerError> {
-        let listeners =
-            addresses.iter().map(|address| Listener::bind(&address.path)).collect::<Result<_, _>>()?;
+    pub fn bind(addresses: &[SocketAddress], about: About) -> Result<Self, ListenError> {
+        let listeners = addresses
+            .iter()
+            .map(|address| Listener::bind("--qmp", &address.path))
+            .collect::<Result<_, _>>()?;
         Ok(Self { listeners, about })
-    }
-}
-
-impl Listener {
-    fn bind(path: &Path) -> Result<Self, ServerError> {
-        let error = |problem: &str, source: Option<io::Error>| ServerError {
-            path: path.display().to_string(),
-            problem: problem.into(),
-            source,
-        };
-        let refused = |source: io::Error| error("make the socket", Some(source));
-        if let Ok(found) = fs::symlink_metadata(path) {
-            if !found.file_type().is_socket() {
-                return Err(error("something else than a socket has this name; give another one", None));
-            }
-            match UnixStream::connect(path) {
-                Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
-                    log::debug!("{}: nobody listens any more, replacing it", path.display());
-                    fs::remove_file(path).map_err(refused)?;
-                }
-                Err(e) => return Err(refused(e)),
-                Ok(_) => return Err(error("another process listens there; give another path", None)),
-            }
-        }
-        let listen = || -> io::Result<Self> {
-            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-            let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-            rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
-            // Whoever may connect rules the guest. Nobody can before it listens.
-            fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-            rustix::net::listen(&socket, BACKLOG)?;
-            let made = fs::symlink_metadata(path)?;
-            Ok(Self { socket: socket.into(), path: path.into(), file: (made.dev(), made.ino()) })
-        };
-        listen().map_err(refused)
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        // Only our own file.
-        if fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.file)
-            && let Err(e) = fs::remove_file(&self.path)
-        {
-            log::warn!("remove {}: {e}", self.path.display());
-        }
     }
 }
 
@@ -270,7 +202,7 @@ impl<'a> Service<'a> {
         for (n, listener) in self.listeners.iter().enumerate() {
             let events = Events::with_data(&listener.socket, n as u32 + 1, EventSet::IN);
             if let Err(e) = action(events) {
-                log::warn!("wait for connections at {}: {e:?}", listener.path.display());
+                log::warn!("wait for connections at {}: {e:?}", listener.path().display());
             }
         }
     }
