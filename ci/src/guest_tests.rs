@@ -165,14 +165,9 @@ fn build(workspace: &Path, target: &Path) -> Result<BTreeMap<String, PathBuf>> {
         .stderr(Stdio::inherit());
     rust.choose(&mut command);
     if rust.is_other() {
-        // Debian's compiler brings no linker.
-        tools::provide(target, Tool::Binutils).context(NoCompiler)?;
-        let flags =
-            ["-Clinker-flavor=ld", "-Crelocation-model=static", "-Clink-arg=-static", "-Clink-arg=-Tlink.ld"];
-        command
-            .env("PATH", tools::search_path(target))
-            .env("CARGO_TARGET_S390X_UNKNOWN_LINUX_GNU_LINKER", "s390x-linux-gnu-ld")
-            .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
+        // Debian's compiler brings no linker; the machine's own does.
+        let linker = own_linker(workspace).context(NoCompiler)?;
+        command.env("CARGO_TARGET_S390X_UNKNOWN_LINUX_GNU_LINKER", linker);
     }
     let text = run_command(&mut command)?;
     let programs: BTreeMap<_, _> = text
@@ -182,6 +177,15 @@ fn build(workspace: &Path, target: &Path) -> Result<BTreeMap<String, PathBuf>> {
         .collect();
     ensure!(!programs.is_empty(), "cargo built no bare program");
     Ok(programs)
+}
+
+/// rust-lld of the compiler that cargo uses in `workspace`.
+fn own_linker(workspace: &Path) -> Result<PathBuf> {
+    let libraries =
+        run_command(Command::new("rustc").current_dir(workspace).args(["--print", "target-libdir"]))?;
+    let linker = Path::new(libraries.trim()).with_file_name("bin").join("rust-lld");
+    ensure!(linker.exists(), "{} is not there", linker.display());
+    Ok(linker)
 }
 
 /// A program's machine. All have two CPUs and 64 MiB; those about AP have cards.
