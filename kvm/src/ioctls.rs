@@ -23,6 +23,7 @@ use zarch::{IoInterruption, Psw};
 use crate::Error;
 use crate::interruption::{Irq, LENGTH};
 use crate::kernel::{self, Access, DeviceKind, Kick, Registers, Stop, Transfer, capability, reason};
+use crate::vm::VERSION;
 
 // For VMs kvm-ioctls has attributes on aarch64 only, for devices it takes an answer above 0 for an error.
 ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
@@ -57,6 +58,8 @@ const MOST_PENDING: usize = 512 + 32;
 /// Opens `/dev/kvm`.
 pub fn open() -> Result<Arc<dyn kernel::Kvm>, Error> {
     match kvm_ioctls::Kvm::new() {
+        // Another architecture's, seen through an emulator of this one, opens too but answers nothing.
+        Ok(kvm) if kvm.get_api_version() != VERSION => Err(Error::Version(kvm.get_api_version())),
         Ok(kvm) => Ok(Arc::new(Kvm(kvm))),
         Err(e) => Err(Error::Open(e.into())),
     }

@@ -15,8 +15,8 @@ use crate::rendezvous::{Order, Rendezvous};
 use crate::report::Disassemble;
 use crate::{Attempt, Error};
 
-/// The version of the interface that has not changed since 2007.
-const VERSION: i32 = 12;
+/// The version of the interface, which has not changed since 2007.
+pub(crate) const VERSION: i32 = 12;
 
 /// What a run cannot do without.
 const NEEDED: [(u32, &str); 13] = [

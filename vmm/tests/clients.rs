@@ -4,13 +4,15 @@ use std::fs;
 use std::io::BufReader;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use qapi::qmp::{self, CpuInfoFast, Event, RunState};
 use qapi::{Dictionary, ExecuteError, Qmp, Stream};
 use serde_json::json;
 use tempfile::TempDir;
+
+mod program;
 
 type Connection<'a> = Qmp<Stream<BufReader<&'a UnixStream>, &'a UnixStream>>;
 
@@ -30,7 +32,7 @@ fn start(directory: &Path) -> Guest {
     image[..8].copy_from_slice(&0x0008_0000_8000_0200u64.to_be_bytes());
     image[0x200..0x204].copy_from_slice(&[0xa7, 0xf4, 0, 0]);
     fs::write(directory.join("kernel"), image).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_adjunct"));
+    let mut command = program::command();
     command.current_dir(directory).args(["run", "--kernel", "kernel", "--memory", "1M", "--console", "none"]);
     command.args(["--cpus", "2", "--ap", "--qmp", "unix:qmp,server=on,wait=off"]);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

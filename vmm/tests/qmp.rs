@@ -7,14 +7,15 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-const ADJUNCT: &str = env!("CARGO_BIN_EXE_adjunct");
+mod program;
+
 /// A mediated device of the built-in AP host: 05 and 06 by 04 and ab.
 const MDEV: &str = "62177883-f1bb-47f0-914d-32a22e3a8804";
 /// Longest that anything may take on a busy machine.
@@ -41,7 +42,7 @@ impl Guest {
         image[0x200..][..LOOP.len()].copy_from_slice(LOOP);
         image[RESTART_NEW_PSW..][..16].copy_from_slice(&CRASHED.map(u64::to_be_bytes).concat());
         fs::write(directory.path().join("kernel"), image).unwrap();
-        let mut command = Command::new(ADJUNCT);
+        let mut command = program::command();
         command
             .current_dir(directory.path())
             .args(["run", "--kernel", "kernel", "--memory", "1M", "--name", "g"]);
@@ -87,7 +88,7 @@ impl Guest {
     }
 
     fn ctl(&self, words: &[&str]) -> Output {
-        Command::new(ADJUNCT).arg("ctl").arg(self.socket()).args(words).stdin(Stdio::null()).output().unwrap()
+        program::command().arg("ctl").arg(self.socket()).args(words).stdin(Stdio::null()).output().unwrap()
     }
 
     /// Ends by itself; exit status and standard error.
@@ -335,6 +336,9 @@ fn hot_plug() {
 /// Descriptors are taken by the command that they come with, else closed.
 #[test]
 fn descriptors_are_taken_or_closed() {
+    if program::words().len() > 1 {
+        return println!("skipped: the emulator that runs the program has descriptors of its own");
+    }
     let guest = Guest::start(&[]);
     let mut client = guest.client();
     let file = fs::File::open("/dev/null").unwrap();
@@ -515,7 +519,7 @@ fn sockets() {
     assert!(Client::connect(&other).line().get("QMP").is_some());
     let try_at = |path: &Path| {
         let kernel = guest.directory.path().join("kernel");
-        let mut command = Command::new(ADJUNCT);
+        let mut command = program::command();
         command.arg("run").arg("--kernel").arg(kernel).args(["--memory", "1M", "--console", "none", "--qmp"]);
         let output = command.arg(format!("unix:{}", path.display())).output().unwrap();
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
@@ -561,7 +565,7 @@ fn ctl() {
            X_AP_CONFIG_CHANGED, X_AP_HOST, X_CLIENTS_CHANGED, and * for all\n",
     );
 
-    let mut child = Command::new(ADJUNCT)
+    let mut child = program::command()
         .args(["ctl", guest.socket().to_str().unwrap(), "monitor"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -580,6 +584,6 @@ fn ctl() {
     check(&["quit"], 0, "", "");
     let socket = guest.socket();
     guest.ended();
-    let output = Command::new(ADJUNCT).arg("ctl").arg(socket).arg("query-status").output().unwrap();
+    let output = program::command().arg("ctl").arg(socket).arg("query-status").output().unwrap();
     assert_eq!(output.status.code(), Some(3));
 }

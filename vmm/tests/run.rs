@@ -7,25 +7,14 @@ use std::process::{Child, Command, Output, Stdio};
 
 use tempfile::{NamedTempFile, TempDir};
 
-const ADJUNCT: &str = env!("CARGO_BIN_EXE_adjunct");
+mod program;
+
+use program::command;
 
 /// Where a guest's code begins, and its end: `LPSWE DONE` or `LPSWE DEAD`.
 const CODE: u64 = 0x200;
 const DONE: u64 = 0x300;
 const DEAD: u64 = 0x310;
-
-/// The program, behind what runs programs of another architecture than the kernel's: `ADJUNCT_RUNNER`.
-fn program() -> Vec<String> {
-    let runner = std::env::var("ADJUNCT_RUNNER").ok().into_iter();
-    runner.chain([ADJUNCT.to_owned()]).collect()
-}
-
-fn command() -> Command {
-    let program = program();
-    let mut command = Command::new(&program[0]);
-    command.args(&program[1..]);
-    command
-}
 
 /// A raw image that runs `code`, with `data` at the given addresses.
 fn guest(code: &[&[u8]], data: &[(u64, &[u8])]) -> NamedTempFile {
@@ -248,7 +237,7 @@ fn at_a_terminal(typed: &[u8], during: &str) -> (String, bool) {
          pid=$(cat pid); touch raw; {during}) &
         sh -c 'echo $$ >p; mv p pid; exec {} run --kernel {} --memory 1M'
         echo $? >status; stty -g >after",
-        program().join(" "),
+        program::words().join(" "),
         kernel.path().display()
     );
     let mut child = Command::new("script")
@@ -275,7 +264,7 @@ fn the_terminal_is_given_back() {
     assert_eq!(at_a_terminal(b"\x03hello\x01h\x01x", ":"), ("4".into(), true));
     assert_eq!(at_a_terminal(b"", "kill -TERM $pid"), ("4".into(), true));
     for (signal, status) in [("SEGV", 139), ("ABRT", 134), ("HUP", 4)] {
-        if signal == "ABRT" && program().len() > 1 {
+        if signal == "ABRT" && program::words().len() > 1 {
             continue; // QEMU's user emulation keeps this signal to itself.
         }
         assert_eq!(
