@@ -125,8 +125,7 @@ impl<'h> Steps<'h> {
     /// come back stays unpassable and does not stop the operation.
     pub(super) fn settle(&mut self) {
         loop {
-            let answered = std::mem::take(&mut self.answered);
-            self.end(&answered);
+            self.settle_answered();
             if self.resets.is_empty() {
                 return;
             }
@@ -146,6 +145,13 @@ impl<'h> Steps<'h> {
             }
             // What this begins are resets of other queues of adapters that leave an APCB now, so there is an end to it.
             self.end(&late);
+        }
+    }
+
+    fn settle_answered(&mut self) {
+        while !self.answered.is_empty() {
+            let answered = std::mem::take(&mut self.answered);
+            self.end(&answered);
         }
     }
 
@@ -199,11 +205,22 @@ impl<'h> Steps<'h> {
         self.host.events.emit(EventKind::ResetFailed { queue: apqn.to_string(), response_code });
     }
 
-    /// Tells the guests, then waits for the resets. Returns how those ended.
+    /// Tells the guests, then waits for the resets. Returns how those ended. A guest that may get something by the end of one of
+    /// these resets is told then, once.
     pub(super) fn finish(mut self) -> BTreeMap<Apqn, u8> {
+        self.settle_answered();
+        let awaiting: Vec<Uuid> = {
+            let _guests = self.host.guests.lock();
+            let vfio_ap = self.host.vfio_ap.lock();
+            let awaited = |reset: &&Reset| vfio_ap.queue(reset.apqn).is_some_and(|queue| queue.awaited);
+            let devices = self.resets.iter().filter(awaited).filter_map(|reset| vfio_ap.mdev_of(reset.apqn));
+            devices.map(|mdev| mdev.uuid).collect()
+        };
+        let mut later = std::mem::take(&mut self.told);
+        self.told = later.extract_if(.., |uuid, _| !awaiting.contains(uuid)).collect();
         self.tell();
+        self.told = later;
         self.settle();
-        // The end of a reset may have plugged what waited for it.
         self.tell();
         self.outcomes
     }

@@ -38,7 +38,7 @@ pub struct BoundQueue {
     /// The response code with which the last reset ended, or with which it stands while it is in progress.
     pub last_reset: u8,
     /// A filter would have passed the queue but for the reset in progress: its end filters again.
-    awaited: bool,
+    pub(super) awaited: bool,
 }
 
 /// The driver's state.

@@ -454,3 +454,41 @@ fn histories() {
     }
     println!("{count} histories");
 }
+
+/// Histories that were found, each shortened to what it needs.
+#[test]
+fn found() {
+    let set = |numbers: &[u8]| numbers.iter().copied().collect::<Numbers>();
+    let config = |d, apm: &[u8], aqm: &[u8]| Op::Config(d, [set(apm), set(aqm), set(&[])], 0);
+    let working = |apm: &[u8], aqm: &[u8]| {
+        let freed = MaskText::Relative(vec![(false, 3, 6)]);
+        vec![Op::Mask(true, freed), Op::Create(0), config(0, apm, aqm), Op::Attach(0, 0)]
+    };
+    let check = |mut ops: Vec<Op>, more: &[Op]| {
+        ops.extend_from_slice(more);
+        let description = Description::from_json(DESCRIPTION).expect("a description");
+        assert_eq!(judge(&description, &ops), None, "{ops:?}");
+    };
+    // A guest kept a queue whose reset it had asked for and which had failed.
+    check(working(&[3, 4], &[5, 6]), &[Op::Behave((3, 5), Mode::Stuck), Op::Reset(0)]);
+    check(
+        working(&[3, 4], &[5, 6]),
+        &[Op::Behave((3, 5), Mode::Gone), Op::Reset(0), Op::Detach(0), Op::Attach(0, 1)],
+    );
+    // A filter waited for a reset that ended by being answered at once; and the guest was told twice.
+    let standby = Op::Configure(vec![Change::Condition(4, 3), Change::Add(6, 7)]);
+    check(
+        working(&[3, 4], &[4, 5]),
+        &[
+            Op::Behave((4, 5), Mode::Stuck),
+            config(0, &[3, 4, 6], &[7]),
+            standby,
+            Op::Assign(0, Which::Domain, 5),
+        ],
+    );
+    let standby = Op::Configure(vec![Change::Condition(3, 3)]);
+    check(
+        working(&[3, 4], &[4, 5]),
+        &[Op::Behave((3, 5), Mode::Stuck), config(0, &[], &[4]), standby, config(0, &[3, 5], &[3, 5])],
+    );
+}
