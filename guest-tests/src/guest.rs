@@ -193,7 +193,7 @@ impl Running {
     /// # Panics
     /// The guest has no AP.
     pub fn ap_host(&self) -> &Arc<ApHost> {
-        self.board.devices().crypto().expect("a guest with AP").host()
+        self.board.devices().crypto().expect("a guest with AP").host().expect("it is here")
     }
 
     /// Replaces one byte of the CRYCB, with the CPUs held off, and nothing else.

@@ -19,7 +19,10 @@ pub struct Plugged {
 /// cards take to reset, so the event loop's may not.
 pub trait ApControl: Send + Sync {
     /// The host as it is.
-    fn snapshot(&self) -> Snapshot;
+    ///
+    /// # Errors
+    /// [`HostError::Remote`], when the host is another process and does not answer.
+    fn snapshot(&self) -> Result<Snapshot, HostError>;
 
     /// Carries out an operation on the host.
     ///

@@ -4,7 +4,9 @@
 //! overrides the field of the same name. [`Options::resolve`] turns it into a [`Config`], whose values
 //! have been checked as far as that is possible without opening anything.
 
+use std::ffi::OsStr;
 use std::fmt;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -91,8 +93,8 @@ pub struct Options {
     #[arg(long, value_name = "UUID")]
     pub ap_mdev: Option<String>,
 
-    /// JSON description of the simulated AP host [default: a built-in one]
-    #[arg(long, value_name = "FILE")]
+    /// The simulated AP host: a JSON description, or unix:PATH of `adjunct ap-host serve` [default: a built-in one]
+    #[arg(long, value_name = "FILE|unix:PATH")]
     pub ap_host: Option<PathBuf>,
 
     /// Name that the guest sees (STSI 3.2.2) [default: adjunct]
@@ -231,6 +233,24 @@ impl FromStr for ConsoleTarget {
     }
 }
 
+/// Where the AP host is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostSource {
+    /// In the guest's process, as this file describes it.
+    File(PathBuf),
+    /// In a daemon that listens at this socket.
+    Daemon(PathBuf),
+}
+
+impl From<PathBuf> for HostSource {
+    fn from(text: PathBuf) -> Self {
+        match text.as_os_str().as_bytes().strip_prefix(b"unix:") {
+            Some(path) => Self::Daemon(OsStr::from_bytes(path).into()),
+            None => Self::File(text),
+        }
+    }
+}
+
 /// A checked configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -252,8 +272,8 @@ pub struct Config {
     pub ap: bool,
     /// Mediated device whose queues the guest gets.
     pub ap_mdev: Option<Uuid>,
-    /// Description of the AP host.
-    pub ap_host: Option<PathBuf>,
+    /// The AP host.
+    pub ap_host: Option<HostSource>,
     /// Name that the guest sees.
     pub name: String,
     /// UUID that the guest sees.
@@ -389,6 +409,11 @@ impl Options {
             let problem = "a guest without AP has no use for --ap-mdev and --ap-host";
             return Err(BadArgument::new("--ap=false", problem, "leave out one or the other"));
         }
+        let ap_host = self.ap_host.map(HostSource::from);
+        if let (true, Some(HostSource::Daemon(_))) = (icount, &ap_host) {
+            let problem = "a daemon's orders come at no virtual time, so that no two runs would be the same";
+            return Err(BadArgument::new("--ap-host", problem, "name a file or leave out --icount"));
+        }
         let log = self.log.unwrap_or_else(|| "warn".into());
         check_filter(&log)?;
         Ok(Config {
@@ -401,7 +426,7 @@ impl Options {
             cpu_model: self.cpu_model.unwrap_or_else(|| "max".into()),
             ap,
             ap_mdev: self.ap_mdev.map(|text| parse_uuid("--ap-mdev", &text)).transpose()?,
-            ap_host: self.ap_host,
+            ap_host,
             name,
             uuid,
             icount,
@@ -507,6 +532,10 @@ mod tests {
         assert_eq!((config.console, config.accel), (ConsoleTarget::Stdio, Accel::Auto));
         assert_eq!(options(r#"{"kernel": "k", "icount": true}"#).unwrap().accel, Accel::Engine);
         assert_ne!(config.uuid, options(r#"{"kernel": "k"}"#).unwrap().uuid, "random");
+        let host = |json: &str| options(json).unwrap().ap_host;
+        assert_eq!(host(r#"{"kernel": "k", "ap-host": "unix"}"#), Some(HostSource::File("unix".into())));
+        let daemon = host(r#"{"kernel": "k", "ap-host": "unix:a:b"}"#);
+        assert_eq!(daemon, Some(HostSource::Daemon("a:b".into())));
         let fixed = |_| options(r#"{"kernel": "k", "icount": true}"#).unwrap().uuid;
         assert_eq!(fixed(0), fixed(1), "a reproducible run has no random identity");
     }
@@ -552,6 +581,10 @@ mod tests {
             (r#"{"kernel": "k", "ap-mdev": "5"}"#, ["--ap-mdev: '5' is no UUID", "62177883"]),
             (r#"{"kernel": "k", "uuid": "z"}"#, ["--uuid: 'z' is no UUID", "write it like"]),
             (r#"{"kernel": "k", "ap-host": "f", "ap": false}"#, ["--ap=false", "--ap-host"]),
+            (
+                r#"{"kernel": "k", "ap-host": "unix:s", "icount": true}"#,
+                ["--ap-host: ", "leave out --icount"],
+            ),
             (r#"{"kernel": "k", "name": ""}"#, ["--name", "printable"]),
             (r#"{"kernel": "k", "console": "tty"}"#, ["--console: 'tty'", "file=PATH"]),
             (r#"{"kernel": "k", "console": "unix:"}"#, ["--console: the path in 'unix:'", "give unix:PATH"]),

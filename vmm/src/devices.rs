@@ -1,6 +1,7 @@
 //! The wiring: one function per device, in the order in which a machine is put together.
 
 mod crypto;
+mod remote_host;
 
 use std::io;
 use std::sync::Arc;
@@ -40,7 +41,7 @@ impl Devices {
     pub fn new(config: &Config, attachment: Option<Attachment>, to: Connections) -> io::Result<Self> {
         let (sclp, console) = service_processor(config, &to);
         let css = Arc::new(channel_subsystem());
-        let crypto = attachment.map(|attachment| crypto_queues(&attachment, to, css.clone())).transpose()?;
+        let crypto = attachment.map(|attachment| crypto_queues(attachment, to, css.clone())).transpose()?;
         Ok(Self { sclp, console, css, crypto })
     }
 
@@ -110,7 +111,7 @@ fn channel_subsystem() -> Css {
     Css::new(css::Config::default())
 }
 
-fn crypto_queues(attachment: &Attachment, to: Connections, css: Arc<Css>) -> io::Result<Crypto> {
+fn crypto_queues(attachment: Attachment, to: Connections, css: Arc<Css>) -> io::Result<Crypto> {
     let Connections { storage, vm, clock, facilities, .. } = to;
     Crypto::new(attachment, crypto::To { storage, vm, clock, facilities, css })
 }

@@ -154,6 +154,27 @@ impl Signals {
         unsafe { BorrowedFd::borrow_raw(self.event.as_raw_fd()) }
     }
 
+    /// Waits until signals come, and takes them.
+    ///
+    /// # Errors
+    /// The host has no memory for it.
+    pub fn wait(&self) -> io::Result<Vec<Stopping>> {
+        loop {
+            let came = self.take();
+            if !came.is_empty() {
+                return Ok(came);
+            }
+            let mut event = libc::pollfd { fd: self.event.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+            // SAFETY: `event` is one valid pollfd.
+            if unsafe { libc::poll(&mut event, 1, -1) } < 0 {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+        }
+    }
+
     /// Takes the signals that came, the most urgent first.
     pub fn take(&self) -> Vec<Stopping> {
         let _ = self.event.read();

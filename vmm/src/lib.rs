@@ -39,8 +39,8 @@ mod watchdog;
 pub use ap_control::{ApControl, Plugged};
 pub use board::{Board, Parts};
 pub use config::{
-    Accel, BadArgument, Config, ConsoleTarget, ConsoleType, LogFormat, MAX_CPUS, MAX_MEMORY, MAX_NAME,
-    Options, WatchdogAction,
+    Accel, BadArgument, Config, ConsoleTarget, ConsoleType, HostSource, LogFormat, MAX_CPUS, MAX_MEMORY,
+    MAX_NAME, Options, WatchdogAction,
 };
 pub use console::{EscapeAction, Escapes, Output};
 pub use control::{Control, Crash, End, HostFailure};

@@ -25,6 +25,9 @@ enum Command {
     /// Start a guest; this terminal is its console
     #[command(after_help = cli::run::AFTER_HELP)]
     Run(Box<Options>),
+    /// Simulate an AP host that guests in several processes share
+    #[command(subcommand)]
+    ApHost(cli::ap_host::Command),
     /// Manage a running guest through its --qmp socket
     #[command(after_help = cli::ctl::AFTER_HELP)]
     Ctl(cli::ctl::Arguments),
@@ -38,6 +41,7 @@ enum Command {
 fn main() -> ExitCode {
     ExitCode::from(match Cli::parse().command {
         Command::Run(options) => cli::run::main(*options),
+        Command::ApHost(command) => cli::ap_host::main(&command),
         Command::Ctl(arguments) => cli::ctl::main(&arguments),
         Command::Ap(ap) => ap.run(),
         Command::Console(arguments) => cli::console::main(&arguments),

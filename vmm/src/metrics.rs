@@ -221,8 +221,11 @@ impl Figures {
         let mut page = Page::default();
         page.machine(&board, self.since);
         page.console(&self.output.counts(), board.devices.dropped_input());
-        if let Some(crypto) = board.devices.crypto() {
-            page.ap(&crypto.control().snapshot(), crypto.control().plugged().map(|device| device.mdev));
+        if let Some(control) = board.devices.crypto().map(|crypto| crypto.control())
+            // A host that is another process may be gone, which is logged where that is noticed.
+            && let Ok(host) = control.snapshot()
+        {
+            page.ap(&host, control.plugged().map(|device| device.mdev));
         }
         page.process(&self.process);
         Some(page.0)

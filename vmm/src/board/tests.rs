@@ -319,7 +319,7 @@ fn crypto_queues() {
 
     bench.vm.take_calls();
     let mdev = "62177883-f1bb-47f0-914d-32a22e3a8804".parse().unwrap();
-    crypto.host().write(mdev, &Attribute::UnassignAdapter("6".into())).unwrap();
+    crypto.host().expect("it is here").write(mdev, &Attribute::UnassignAdapter("6".into())).unwrap();
     assert_eq!(bench.vm.take_calls(), [Call::Held, Call::Post(machine::Floating::ChannelReport)]);
     assert_eq!([0x0504, 0x06ab].map(tapq), [(cc(0), 0), (cc(3), 1)]);
 

@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ap::card::{OpensslRandom, Random, SeededRandom};
+use ap::host::remote::VmClient;
 use ap::host::{ApHost, Description, Event, Guest, HostError, Lpar, Operation, Snapshot};
 use ap::{ApMachine, GuestAp, GuestCrycb, Hardware, Notifier};
 use crycb::{Crycb, CrycbFormat, Matrix, QciFlags};
@@ -14,8 +16,9 @@ use machine::{Clock, Exit, Outcome, Storage, Vcpu, Vm};
 use uuid::Uuid;
 use zarch::FacilityList;
 
+use super::remote_host::RemoteHost;
 use crate::ap_control::{ApControl, Plugged};
-use crate::config::{BadArgument, Config};
+use crate::config::{BadArgument, Config, HostSource};
 
 /// Seed of the cards' random bytes in a run with virtual time.
 const FIXED_SEED: u64 = 0x6164_6a75_6e63_7421;
@@ -25,10 +28,18 @@ const GUEST: u64 = 1;
 /// The AP host with the mediated device that the guest is to get of it.
 #[derive(Debug)]
 pub struct Attachment {
-    /// The host and its cards.
-    pub description: Description,
+    host: Source,
     /// The device; none until an operator plugs one.
-    pub mdev: Option<Uuid>,
+    mdev: Option<Uuid>,
+}
+
+/// Where the AP host is.
+#[derive(Debug)]
+enum Source {
+    /// In this process.
+    Here(Box<Description>),
+    /// In a daemon, to which this is the connection, and the guest's device is taken.
+    Elsewhere(Box<VmClient>, PathBuf),
 }
 
 impl Attachment {
@@ -40,7 +51,8 @@ impl Attachment {
         }
         let description = match &config.ap_host {
             None => Description::builtin(),
-            Some(path) => {
+            Some(HostSource::Daemon(path)) => return Self::of_daemon(config, path).map(Some),
+            Some(HostSource::File(path)) => {
                 let bad = |problem: String| {
                     let problem = format!("{}: {problem}", path.display());
                     BadArgument::new("--ap-host", problem, "docs/ap-host.md describes the file")
@@ -50,13 +62,28 @@ impl Attachment {
             }
         };
         let mdev = config.ap_mdev;
-        let Some(uuid) = mdev else { return Ok(Some(Self { description, mdev })) };
+        let attachment = |description| Self { host: Source::Here(Box::new(description)), mdev };
+        let Some(uuid) = mdev else { return Ok(Some(attachment(description))) };
         let trial = ApHost::rehearsal_of(&description);
         trial.attach(uuid, Arc::new(Nobody)).map_err(|e| {
             let remedy = "`--ap-host FILE` describes another host, see docs/ap-host.md";
             BadArgument::new("--ap-mdev", chain(&e), remedy)
         })?;
-        Ok(Some(Self { description, mdev }))
+        Ok(Some(attachment(description)))
+    }
+
+    fn of_daemon(config: &Config, path: &Path) -> Result<Self, BadArgument> {
+        let mut client = VmClient::join(path, &config.name).map_err(|e| {
+            let remedy = "the socket of `adjunct ap-host serve` is wanted";
+            BadArgument::new("--ap-host", chain(&e), remedy)
+        })?;
+        if let Some(mdev) = config.ap_mdev {
+            client.attach(mdev).map_err(|e| {
+                let remedy = format!("the AP host is that of unix:{}", path.display());
+                BadArgument::new("--ap-mdev", chain(&e), remedy)
+            })?;
+        }
+        Ok(Self { host: Source::Elsewhere(Box::new(client), path.into()), mdev: config.ap_mdev })
     }
 }
 
@@ -74,7 +101,7 @@ impl Guest for Nobody {
 }
 
 /// An error with its sources on one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let sources = std::iter::successors(error.source(), |e| e.source());
     sources.fold(error.to_string(), |text, source| format!("{text}: {source}"))
 }
@@ -82,7 +109,14 @@ fn chain(error: &dyn std::error::Error) -> String {
 /// The AP host, its hardware, and the guest's part of it.
 pub struct Crypto {
     machine: Arc<ApMachine>,
-    plug: Arc<Plug>,
+    guest: Arc<ThisGuest>,
+    host: Host,
+}
+
+/// The host of the guest's device.
+enum Host {
+    Here(Arc<Plug>),
+    Elsewhere(Arc<RemoteHost>),
 }
 
 /// What a [`Crypto`] is connected to.
@@ -96,37 +130,60 @@ pub(super) struct To {
 
 impl Crypto {
     /// The cards of the attachment's host, and a CRYCB that the host fills from the mediated device's matrix.
-    pub(super) fn new(attachment: &Attachment, to: To) -> io::Result<Self> {
+    pub(super) fn new(attachment: Attachment, to: To) -> io::Result<Self> {
         let To { storage, vm, clock, facilities, css } = to;
         let random: Arc<dyn Random> = if clock.is_virtual() {
             Arc::new(SeededRandom::new(FIXED_SEED))
         } else {
             Arc::new(OpensslRandom)
         };
-        let hardware = Hardware::of(&Lpar::of(&attachment.description));
+        let hardware = Hardware::of(&match &attachment.host {
+            Source::Here(description) => Lpar::of(description),
+            Source::Elsewhere(client, _) => client.lpar().clone(),
+        });
         // Wrapping-key masks are the machine's to have; only the width of the masks is a choice.
         let format = CrycbFormat::choose(true, hardware.qci.flags.has(QciFlags::APXA));
         let machine = ApMachine::new(hardware, clock, random)?;
-        let host = Arc::new(ApHost::new(&attachment.description, machine.clone()));
         let crycb = Arc::new(GuestCrycb::new(&Crycb::new(format, &Matrix::EMPTY)));
         let notifier = Notifier::new(storage, vm.clone());
         let ap = GuestAp::new(crycb, facilities, notifier);
         let guest = Arc::new(ThisGuest { ap, vm, css });
-        let plug = Arc::new(Plug { host, guest, device: Mutex::new(None), changing: Mutex::new(()) });
-        if let Some(mdev) = attachment.mdev {
-            plug.attach(&Plugged { id: Some(FIRST_ID.into()), mdev }).map_err(io::Error::other)?;
-        }
-        Ok(Self { machine, plug })
+        let device = attachment.mdev.map(|mdev| Plugged { id: Some(FIRST_ID.into()), mdev });
+        let host = match attachment.host {
+            Source::Here(description) => {
+                let host = Arc::new(ApHost::new(&description, machine.clone()));
+                let (guest, none) = (guest.clone(), Mutex::new(None));
+                let plug = Plug { host, guest, device: none, changing: Mutex::new(()) };
+                if let Some(device) = device {
+                    plug.attach(&device).map_err(io::Error::other)?;
+                }
+                Host::Here(Arc::new(plug))
+            }
+            Source::Elsewhere(client, path) => {
+                let host = RemoteHost::new(*client, path, device, guest.clone(), machine.clone())?;
+                Host::Elsewhere(Arc::new(host))
+            }
+        };
+        Ok(Self { machine, guest, host })
     }
 
     pub(super) fn execute(&self, cpu: &mut dyn Vcpu, exit: &Exit) -> Option<Outcome> {
-        self.machine.execute(cpu, exit, &self.plug.guest.ap)
+        self.machine.execute(cpu, exit, &self.guest.ap)
     }
 
     /// Subsystem reset: of every queue of the mediated device.
     pub(super) fn reset(&self) {
-        let Some(Plugged { mdev, .. }) = self.plug.plugged() else { return };
-        match self.plug.host.reset_device(mdev) {
+        let Some(Plugged { mdev, .. }) = self.control().plugged() else { return };
+        let plug = match &self.host {
+            Host::Here(plug) => plug,
+            Host::Elsewhere(host) => {
+                if !host.reset_device() {
+                    self.machine.reset_guest(&self.guest.ap);
+                }
+                return;
+            }
+        };
+        match plug.host.reset_device(mdev) {
             Ok(()) | Err(HostError::UnknownMdev { .. }) => {}
             Err(error) => log::warn!("subsystem reset: {error}"),
         }
@@ -134,17 +191,20 @@ impl Crypto {
 
     /// For operators: the host, and the guest's device on it.
     pub fn control(&self) -> Arc<dyn ApControl> {
-        self.plug.clone()
+        match &self.host {
+            Host::Here(plug) => plug.clone(),
+            Host::Elsewhere(host) => host.clone(),
+        }
     }
 
     /// The bytes that decide what the guest may reach.
     pub fn crycb(&self) -> &Arc<GuestCrycb> {
-        &self.plug.guest.ap.crycb
+        &self.guest.ap.crycb
     }
 
     /// The guest as its host reaches it.
     pub fn guest(&self) -> &dyn Guest {
-        &*self.plug.guest
+        &*self.guest
     }
 
     /// The hardware, for its statistics and states.
@@ -152,9 +212,12 @@ impl Crypto {
         &self.machine
     }
 
-    /// The host, whose operations change what the guest may reach.
-    pub fn host(&self) -> &Arc<ApHost> {
-        &self.plug.host
+    /// The host, whose operations change what the guest may reach; `None` when it is another process.
+    pub fn host(&self) -> Option<&Arc<ApHost>> {
+        match &self.host {
+            Host::Here(plug) => Some(&plug.host),
+            Host::Elsewhere(_) => None,
+        }
     }
 }
 
@@ -183,8 +246,8 @@ impl Plug {
 }
 
 impl ApControl for Plug {
-    fn snapshot(&self) -> Snapshot {
-        self.host.snapshot()
+    fn snapshot(&self) -> Result<Snapshot, HostError> {
+        Ok(self.host.snapshot())
     }
 
     fn execute(&self, operation: &Operation) -> Result<(), HostError> {
@@ -220,7 +283,7 @@ impl ApControl for Plug {
 }
 
 /// The guest as its host reaches it.
-struct ThisGuest {
+pub(super) struct ThisGuest {
     ap: GuestAp,
     vm: Arc<dyn Vm>,
     css: Arc<Css>,

@@ -121,7 +121,7 @@ fn query_ap(context: &mut Context<'_>, arguments: &Arguments<'_>) -> Result<Answ
     let (control, all) = (crypto.control(), arguments.bool("all").unwrap_or(false));
     // An operation that waits for cards may keep the host's locks.
     in_thread(context.board, move || {
-        let host = control.snapshot();
+        let host = control.snapshot().map_err(|e| Error::generic(chain(&e)))?;
         let device = control.plugged();
         let mine = device.as_ref().and_then(|device| host.mdev(device.mdev));
         let assigned = mine.map_or(Matrix::EMPTY, |mdev| mdev.matrix);
@@ -264,7 +264,8 @@ fn plan(context: &mut Context<'_>, arguments: &Arguments<'_>) -> Result<Answer, 
     let operation = parse(arguments.value("operation").cloned().unwrap_or_default())?;
     let control = control(context)?;
     in_thread(context.board, move || {
-        serde_json::to_value(control.snapshot().plan(&operation)).map_err(Error::generic)
+        let host = control.snapshot().map_err(|e| Error::generic(chain(&e)))?;
+        serde_json::to_value(host.plan(&operation)).map_err(Error::generic)
     })
 }
 

@@ -195,7 +195,7 @@ pub struct VmClient {
     line: Line,
     sender: Arc<VmSender>,
     lpar: Lpar,
-    /// Orders that came before the device was granted.
+    /// Orders that came with a device.
     early: VecDeque<Order>,
     timeout: Option<Duration>,
 }
@@ -213,7 +213,7 @@ pub struct VmSender {
 pub enum Incoming {
     /// To be carried out in this order.
     Order(Order),
-    /// The answer to [`VmSender::detach`] or [`VmSender::reset_device`].
+    /// The answer to a request of [`VmSender`].
     Answer {
         /// What that returned.
         id: u64,
@@ -223,14 +223,14 @@ pub enum Incoming {
 }
 
 impl VmClient {
-    /// Connects to the daemon at the socket `path` and takes the mediated device. `vm` names the VM in the daemon's log.
+    /// Connects to the daemon at the socket `path`. `vm` names the VM in the daemon's log.
     ///
     /// # Errors
-    /// [`RemoteError::Refused`] with what [`ApHost::attach`](crate::host::ApHost::attach) says.
-    pub fn attach(path: &Path, mdev: Uuid, vm: &str) -> Result<Self, RemoteError> {
+    /// [`RemoteError`].
+    pub fn join(path: &Path, vm: &str) -> Result<Self, RemoteError> {
         let mut line = Line::connect(path)?;
         let id = 1;
-        line.say(&ToDaemon::Attach { id, mdev, vm: vm.to_owned() })?;
+        line.say(&ToDaemon::Join { id, vm: vm.to_owned() })?;
         let (mut hardware, mut early) = (None, VecDeque::new());
         let done = answer(&mut line, id, |order| match order {
             Order::Hardware { lpar } if hardware.is_none() => hardware = Some(lpar),
@@ -242,9 +242,27 @@ impl VmClient {
         Ok(Self { line, sender, lpar, early, timeout: Some(ANSWER_PATIENCE) })
     }
 
+    /// Takes the mediated device, before anything that [`next`](Self::next) returns is carried out; after that,
+    /// [`VmSender::attach`] does it.
+    ///
+    /// # Errors
+    /// [`RemoteError::Refused`] with what [`ApHost::attach`](crate::host::ApHost::attach) says.
+    pub fn attach(&mut self, mdev: Uuid) -> Result<(), RemoteError> {
+        let id = self.sender.attach(mdev)?;
+        match answer(&mut self.line, id, |order| self.early.push_back(order))? {
+            FromDaemon::Done { .. } => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// The machine's configuration with which the VM starts, before the first order.
     pub const fn lpar(&self) -> &Lpar {
         &self.lpar
+    }
+
+    /// The orders that came with [`attach`](Self::attach), which [`next`](Self::next) then does not return.
+    pub fn early(&mut self) -> Vec<Order> {
+        std::mem::take(&mut self.early).into()
     }
 
     /// For answers to orders, and for requests.
@@ -289,6 +307,14 @@ impl VmSender {
     /// The daemon is gone, which [`VmClient::next`] says, too.
     pub fn report(&self, report: Report) -> io::Result<()> {
         self.say(&ToDaemon::Report(report))
+    }
+
+    /// Asks for a mediated device. Returns the number that the answer will have.
+    ///
+    /// # Errors
+    /// The daemon is gone.
+    pub fn attach(&self, mdev: Uuid) -> io::Result<u64> {
+        self.ask(|id| ToDaemon::Attach { id, mdev })
     }
 
     /// Gives the mediated device back. Returns the number that the answer will have.

@@ -39,7 +39,7 @@ pub const MAX_ANSWER: usize = 64 << 20;
 /// Most bytes that wait to be taken by a client before it is dropped.
 pub const MAX_WAITING: usize = 64 << 20;
 /// Most clients at a time.
-pub const MAX_CLIENTS: usize = 64;
+pub const MAX_CLIENTS: usize = 128;
 /// Most requests of one client that wait for their turn.
 pub const MAX_REQUESTS: usize = 16;
 /// Lines without meaning after which a client is dropped.

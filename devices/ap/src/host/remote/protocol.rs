@@ -38,14 +38,19 @@ pub enum ToDaemon {
         /// Returned with the answer.
         id: u64,
     },
-    /// A VM wants the mediated device: [`Order`]s that put it in place, then [`FromDaemon::Done`], then more orders.
+    /// The client is a VM: [`Order::Hardware`], then [`FromDaemon::Done`], then more orders.
+    Join {
+        /// Returned with the answer.
+        id: u64,
+        /// The name of the VM, for the log.
+        vm: String,
+    },
+    /// The VM wants the mediated device: [`Order`]s that put it in place, then [`FromDaemon::Done`].
     Attach {
         /// Returned with the answer.
         id: u64,
         /// The device.
         mdev: Uuid,
-        /// The name of the VM, for the log.
-        vm: String,
     },
     /// The VM gives its mediated device back.
     Detach {
@@ -329,7 +334,8 @@ mod tests {
             ToDaemon::Execute { id: 4, operation: Operation::Scan },
             ToDaemon::Snapshot { id: 5 },
             ToDaemon::Subscribe { id: 6 },
-            ToDaemon::Attach { id: u64::MAX, mdev: UUID, vm: "one\n\"two\"".into() },
+            ToDaemon::Join { id: 7, vm: "one\n\"two\"".into() },
+            ToDaemon::Attach { id: u64::MAX, mdev: UUID },
             ToDaemon::Detach { id: 8 },
             ToDaemon::ResetDevice { id: 9 },
             ToDaemon::Report(Report::Confirm { serial: 10 }),
@@ -426,7 +432,7 @@ mod tests {
         /// Messages with one piece replaced by another message's: whatever is read says the same again.
         #[test]
         fn mixed_messages_are_read_or_refused(
-            (one, other) in (0..13usize, 0..13usize),
+            (one, other) in (0..14usize, 0..14usize),
             (from, to, at) in (0..2000usize, 0..2000usize, 0..2000usize),
         ) {
             let (mut bytes, donor) = (line(&messages()[one]), line(&messages()[other]));

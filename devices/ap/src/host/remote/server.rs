@@ -279,7 +279,7 @@ impl<'s> Client<'s> {
         's: 'a,
     {
         let host = &self.server.host;
-        let (mut attached, mut subscribed) = (None, false);
+        let (mut vm, mut attached, mut subscribed) = (None, None, false);
         for request in requests {
             let id = request_id(&request);
             let outcome = match request {
@@ -301,11 +301,19 @@ impl<'s> Client<'s> {
                     subscribed = spawned.is_ok();
                     spawned.map(drop).map_err(|e| Refusal::new("EAGAIN", format!("start a thread: {e}")))
                 }
-                ToDaemon::Attach { mdev, vm, .. } => self.attach(mdev, &vm, &mut attached),
+                ToDaemon::Join { vm: name, .. } if vm.is_some() || name.len() > MAX_NAME => {
+                    let error = format!("a VM joins once, with a name of at most {MAX_NAME} bytes");
+                    Err(Refusal::new("EINVAL", error))
+                }
+                ToDaemon::Join { vm: name, .. } => {
+                    self.server.machine.join(self.number, self.to.clone());
+                    vm = Some(name);
+                    Ok(())
+                }
+                ToDaemon::Attach { mdev, .. } => self.attach(mdev, vm.as_deref(), &mut attached),
                 ToDaemon::Detach { .. } => match attached.take() {
                     Some(mdev) => {
                         self.detach(Some(mdev));
-                        self.server.machine.leave(self.number);
                         Ok(())
                     }
                     None => Err(no_device()),
@@ -325,28 +333,15 @@ impl<'s> Client<'s> {
         attached
     }
 
-    fn attach(self, mdev: Uuid, vm: &str, attached: &mut Option<Uuid>) -> Result<(), Refusal> {
-        if vm.len() > MAX_NAME {
-            return Err(Refusal::new("EINVAL", format!("the VM's name has more than {MAX_NAME} bytes")));
-        }
-        let machine = &self.server.machine;
-        if attached.is_none() {
-            machine.join(self.number, self.to.clone());
-        }
-        let guest = Arc::new(RemoteGuest { vm: self.number, machine: machine.clone() });
-        match self.server.host.attach(mdev, guest) {
-            Ok(_) => {
-                log::info!("client {}: VM {vm:?} has mdev {mdev}", self.number);
-                *attached = Some(mdev);
-                Ok(())
-            }
-            Err(error) => {
-                if attached.is_none() {
-                    machine.leave(self.number);
-                }
-                Err(Refusal::from(&error))
-            }
-        }
+    fn attach(self, mdev: Uuid, vm: Option<&str>, attached: &mut Option<Uuid>) -> Result<(), Refusal> {
+        let Some(vm) = vm else {
+            return Err(Refusal::new("EINVAL", "this client is no VM; join first"));
+        };
+        let guest = Arc::new(RemoteGuest { vm: self.number, machine: self.server.machine.clone() });
+        self.server.host.attach(mdev, guest).map_err(|error| Refusal::from(&error))?;
+        log::info!("client {}: VM {vm:?} has mdev {mdev}", self.number);
+        *attached = Some(mdev);
+        Ok(())
     }
 
     fn detach(self, mdev: Option<Uuid>) {
@@ -382,6 +377,7 @@ const fn request_id(request: &ToDaemon) -> Option<u64> {
         ToDaemon::Execute { id, .. }
         | ToDaemon::Snapshot { id }
         | ToDaemon::Subscribe { id }
+        | ToDaemon::Join { id, .. }
         | ToDaemon::Attach { id, .. }
         | ToDaemon::Detach { id }
         | ToDaemon::ResetDevice { id } => Some(*id),

@@ -1,0 +1,346 @@
+//! An AP host that is another process: its daemon's orders are carried out here, on this process's hardware.
+//!
+//! One thread follows the daemon: it writes the guest's masks with the CPUs held off, applies what becomes of the machine,
+//! resets queues and says so, and posts channel reports. When the daemon goes away, the guest loses its queues and goes on.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+use ap::ApMachine;
+use ap::host::remote::{
+    Client, Incoming, Order, QueueCount, Refusal, RemoteError, Report, VmClient, VmSender,
+};
+use ap::host::{Event, Guest, HostError, Machine, Operation, Snapshot, WAITING};
+use crycb::{Apqn, Matrix};
+
+use super::crypto::{ThisGuest, chain};
+use crate::ap_control::{ApControl, Plugged};
+
+/// How often a reset in progress is looked at.
+const RESET_LOOK: Duration = Duration::from_millis(2);
+/// How long the daemon may take for an answer.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Queues in one report of figures, to stay below the daemon's longest line.
+const QUEUES_A_REPORT: usize = 4096;
+
+/// The daemon, and the guest's device on its host.
+pub(super) struct RemoteHost {
+    path: PathBuf,
+    sender: Arc<VmSender>,
+    guest: Arc<ThisGuest>,
+    shared: Arc<Shared>,
+    /// Held by who plugs or unplugs.
+    changing: Mutex<()>,
+    follower: Option<JoinHandle<()>>,
+}
+
+/// What the follower tells the others.
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// What the guest may reach.
+    masks: Matrix,
+    device: Option<Plugged>,
+    /// Answers that nobody has taken yet.
+    answers: BTreeMap<u64, Option<Refusal>>,
+    /// The daemon is.
+    gone: bool,
+    /// This end does it.
+    ending: bool,
+}
+
+impl RemoteHost {
+    /// Begins to follow the daemon; `device` is what the guest has already, and can reach when this returns.
+    pub(super) fn new(
+        mut client: VmClient,
+        path: PathBuf,
+        device: Option<Plugged>,
+        guest: Arc<ThisGuest>,
+        machine: Arc<ApMachine>,
+    ) -> io::Result<Self> {
+        let shared = Arc::new(Shared::default());
+        shared.lock().device = device;
+        let sender = client.sender();
+        let early = client.early();
+        let mut follower = Follower {
+            client,
+            path: path.clone(),
+            sender: sender.clone(),
+            guest: guest.clone(),
+            machine,
+            shared: shared.clone(),
+            resets: BTreeMap::new(),
+            returning: None,
+        };
+        for order in early {
+            follower.carry_out(Incoming::Order(order))?;
+        }
+        let follower = Builder::new().name("ap-host".into()).spawn(|| follower.run())?;
+        let changing = Mutex::default();
+        Ok(Self { path, sender, guest, shared, changing, follower: Some(follower) })
+    }
+
+    /// Subsystem reset, of every queue of the device. False when the daemon did not do it.
+    pub(super) fn reset_device(&self) -> bool {
+        match self.request(VmSender::reset_device) {
+            Ok(()) => true,
+            Err(error) => {
+                log::warn!("subsystem reset: {}", chain(&error));
+                false
+            }
+        }
+    }
+
+    /// Asks, and waits for the answer.
+    fn request(&self, ask: impl FnOnce(&VmSender) -> io::Result<u64>) -> Result<(), HostError> {
+        let id = ask(&self.sender).map_err(|e| unreachable(&self.path, &e))?;
+        let missing = |state: &mut State| !state.gone && !state.answers.contains_key(&id);
+        let waited = self.shared.changed.wait_timeout_while(self.shared.lock(), PATIENCE, missing);
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        match state.answers.remove(&id) {
+            Some(None) => Ok(()),
+            Some(Some(refusal)) => Err(refusal.into()),
+            None => Err(unreachable(&self.path, &"no answer")),
+        }
+    }
+
+    fn operator(&self) -> Result<Client, HostError> {
+        Client::connect(&self.path).map_err(|e| refused(&self.path, e))
+    }
+}
+
+impl Drop for RemoteHost {
+    fn drop(&mut self) {
+        self.shared.lock().ending = true;
+        self.sender.close();
+        if let Some(follower) = self.follower.take()
+            && follower.join().is_err()
+        {
+            log::error!("the thread that follows the AP host panicked");
+        }
+    }
+}
+
+fn unreachable(path: &Path, why: &dyn std::fmt::Display) -> HostError {
+    HostError::Remote {
+        errno: "ENOLINK".into(),
+        message: format!("the AP host at {}: {why}", path.display()),
+    }
+}
+
+fn refused(path: &Path, error: RemoteError) -> HostError {
+    match error {
+        RemoteError::Refused(error) => error,
+        other => unreachable(path, &chain(&other)),
+    }
+}
+
+impl ApControl for RemoteHost {
+    fn snapshot(&self) -> Result<Snapshot, HostError> {
+        self.operator()?.snapshot().map_err(|e| refused(&self.path, e))
+    }
+
+    fn execute(&self, operation: &Operation) -> Result<(), HostError> {
+        self.operator()?.execute(operation).map_err(|e| refused(&self.path, e))
+    }
+
+    fn plug(&self, device: &Plugged) -> Result<Matrix, HostError> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.request(|sender| sender.attach(device.mdev))?;
+        let masks = {
+            let mut state = self.shared.lock();
+            state.device = Some(device.clone());
+            state.masks
+        };
+        self.guest.config_changed();
+        Ok(masks)
+    }
+
+    fn unplug(&self, device: &Plugged) -> Result<Matrix, HostError> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.plugged().as_ref() != Some(device) {
+            return Err(HostError::NotAttached(device.mdev));
+        }
+        let had = self.shared.lock().masks;
+        self.request(VmSender::detach)?;
+        self.shared.lock().device = None;
+        self.guest.config_changed();
+        Ok(had)
+    }
+
+    fn plugged(&self) -> Option<Plugged> {
+        self.shared.lock().device.clone()
+    }
+
+    /// Through a connection of its own. Events that are not taken are not even read, and the daemon says that some were lost.
+    fn subscribe(&self) -> Receiver<Event> {
+        let (to, events) = sync_channel(WAITING);
+        let forward = self
+            .operator()
+            .and_then(|c| c.subscribe().map_err(|e| refused(&self.path, e)))
+            .and_then(|incoming| {
+                let forward = move || {
+                    for event in incoming.map_while(Result::ok) {
+                        if to.send(event).is_err() {
+                            return;
+                        }
+                    }
+                };
+                let spawned = Builder::new().name("ap-events".into()).spawn(forward);
+                spawned.map_err(|e| unreachable(&self.path, &e))
+            });
+        if let Err(error) = forward {
+            log::warn!("AP events: {}", chain(&error));
+        }
+        events
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The thread that does what the daemon says.
+struct Follower {
+    client: VmClient,
+    path: PathBuf,
+    sender: Arc<VmSender>,
+    guest: Arc<ThisGuest>,
+    machine: Arc<ApMachine>,
+    shared: Arc<Shared>,
+    /// Resets that were ordered and have not ended.
+    resets: BTreeMap<Apqn, Reset>,
+    /// The request by which the device is given back.
+    returning: Option<u64>,
+}
+
+struct Reset {
+    serial: u64,
+    /// What ZAPQ answered: after 02, 05 and 0A it did nothing and is issued again.
+    answer: u8,
+}
+
+impl Follower {
+    fn run(mut self) {
+        let why = loop {
+            let timeout = (!self.resets.is_empty()).then_some(RESET_LOOK);
+            let done = match self.client.next(timeout) {
+                Ok(Some(incoming)) => self.carry_out(incoming),
+                Ok(None) => Ok(()),
+                Err(error) => break error,
+            };
+            if let Err(error) = done.and_then(|()| self.look_at_resets()) {
+                break error.into();
+            }
+        };
+        self.go_on_without(&why);
+    }
+
+    fn carry_out(&mut self, incoming: Incoming) -> io::Result<()> {
+        let order = match incoming {
+            Incoming::Order(order) => order,
+            Incoming::Answer { id, refusal } if self.returning == Some(id) => {
+                self.returning = None;
+                self.shared.lock().device = None;
+                match refusal {
+                    None => log::info!("the device was given back to the AP host, which asked for it"),
+                    Some(refusal) => log::warn!("give the device back: {}", refusal.error),
+                }
+                return Ok(());
+            }
+            Incoming::Answer { id, refusal } => {
+                self.shared.lock().answers.insert(id, refusal);
+                self.shared.changed.notify_all();
+                return Ok(());
+            }
+        };
+        match order {
+            Order::Hardware { lpar } => self.machine.configure(&lpar),
+            Order::SetHook { present } => self.guest.set_hook(present),
+            Order::SetMasks { serial, matrix } => {
+                self.guest.set_masks(&matrix);
+                self.shared.lock().masks = matrix;
+                self.sender.report(Report::Confirm { serial })?;
+            }
+            Order::Zapq { serial, queue } => {
+                let answer = self.machine.zapq(queue);
+                self.resets.insert(queue, Reset { serial, answer });
+            }
+            Order::ReleaseInterruption { queue } => self.machine.release_interruption(queue),
+            Order::ConfigChanged => self.guest.config_changed(),
+            Order::Request => self.returning = Some(self.sender.detach()?),
+            Order::Statistics { serial } => self.report_figures(serial)?,
+        }
+        Ok(())
+    }
+
+    /// Says which resets have ended, and issues those again that met another one.
+    fn look_at_resets(&mut self) -> io::Result<()> {
+        for (queue, mut reset) in std::mem::take(&mut self.resets) {
+            let (code, _) = self.machine.tapq(queue);
+            let ended = match (reset.answer, code) {
+                (_, 0x02 | 0x05 | 0x0a) => false,
+                (0x02 | 0x05 | 0x0a, 0x00) => {
+                    reset.answer = self.machine.zapq(queue);
+                    false
+                }
+                _ => true,
+            };
+            if ended {
+                let serial = reset.serial;
+                self.sender.report(Report::ResetDone { serial, queue, response_code: code })?;
+            } else {
+                self.resets.insert(queue, reset);
+            }
+        }
+        Ok(())
+    }
+
+    fn report_figures(&self, serial: u64) -> io::Result<()> {
+        let count = |queue| {
+            let figures = Machine::statistics(&*self.machine, queue)?;
+            let count = QueueCount { queue, requests: figures.requests, pending: figures.queued };
+            (count.requests != 0 || count.pending != 0).then_some(count)
+        };
+        let mut queues: Vec<_> = self.machine.qci().matrix.apqns().filter_map(count).collect();
+        while queues.len() > QUEUES_A_REPORT {
+            let rest = queues.split_off(QUEUES_A_REPORT);
+            self.sender.report(Report::Statistics { serial: None, queues })?;
+            queues = rest;
+        }
+        self.sender.report(Report::Statistics { serial: Some(serial), queues })
+    }
+
+    /// The daemon is gone, and nobody knows any more whose the queues are.
+    fn go_on_without(self, why: &RemoteError) {
+        let (had, ending) = {
+            let mut state = self.shared.lock();
+            (state.gone, state.device) = (true, None);
+            (std::mem::take(&mut state.masks), state.ending)
+        };
+        self.guest.set_hook(false);
+        self.guest.set_masks(&Matrix::EMPTY);
+        for queue in had.apqns() {
+            self.machine.zapq(queue);
+            self.machine.release_interruption(queue);
+        }
+        self.shared.changed.notify_all();
+        if !ending {
+            self.guest.config_changed();
+            let path = self.path.display();
+            log::error!("{path}: {}; the guest goes on without crypto cards", chain(why));
+        }
+    }
+}

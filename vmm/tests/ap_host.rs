@@ -1,0 +1,281 @@
+//! One AP host for guests in several processes: `adjunct ap-host serve` as a user runs it, on guests of a few instructions.
+
+mod program;
+
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use ap::host::remote::Client;
+use ap::host::{Attribute, Driver, LparChange, Number, Operation, QueueStatus, Snapshot};
+use crycb::Apqn;
+use tempfile::{NamedTempFile, TempDir};
+use uuid::Uuid;
+
+/// The first two guests of the built-in description, which share adapter 05.
+const ONE: Uuid = Uuid::from_u128(0x62177883_f1bb_47f0_914d_32a22e3a8804);
+const TWO: Uuid = Uuid::from_u128(0xcef03c3c_903d_4ecc_9a83_40694cb8aee4);
+/// A queue of each.
+const MINE: Apqn = Apqn(0x0504);
+const HIS: Apqn = Apqn(0x0547);
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Where a guest's code begins, and its end: `LPSWE DONE`.
+const CODE: u64 = 0x200;
+const DONE: u64 = 0x300;
+const LPSWE_DONE: [u8; 4] = [0xb2, 0xb2, (DONE >> 8) as u8, DONE as u8];
+/// A branch to itself.
+const LOOP: [u8; 4] = [0xa7, 0xf4, 0, 0];
+const PQAP: [u8; 4] = [0xb2, 0xaf, 0, 0];
+/// NQAP with registers 2 and 4.
+const NQAP_2_4: [u8; 4] = [0xb2, 0xad, 0, 0x24];
+/// To the instruction before, on condition code 0 and on any other.
+const BACK_IF_0: [u8; 4] = [0xa7, 0x84, 0xff, 0xfe];
+const BACK_UNLESS_0: [u8; 4] = [0xa7, 0x74, 0xff, 0xfe];
+
+/// LGFI of register `r`.
+fn lgfi(r: u8, value: u32) -> [u8; 6] {
+    let v = value.to_be_bytes();
+    [0xc0, r << 4 | 1, v[0], v[1], v[2], v[3]]
+}
+
+/// Powers off as soon as the queue is there, or is not any more.
+fn until(there: bool, queue: Apqn) -> Vec<u8> {
+    let back = if there { BACK_UNLESS_0 } else { BACK_IF_0 };
+    [&lgfi(0, queue.0.into())[..], &PQAP, &back, &LPSWE_DONE].concat()
+}
+
+/// Puts a request on the queue and goes on for ever.
+fn enqueue(queue: Apqn) -> Vec<u8> {
+    let registers = [(0, 0x4000_0000 | u32::from(queue.0)), (2, 0), (3, 7), (4, 0x3000), (5, 8)];
+    let mut code: Vec<u8> = registers.iter().flat_map(|(r, value)| lgfi(*r, *value)).collect();
+    code.extend([NQAP_2_4, LOOP].concat());
+    code
+}
+
+fn command() -> Command {
+    let mut command = program::command();
+    command.stdin(Stdio::null());
+    command
+}
+
+/// A process that does not outlive the test.
+struct Process(Option<Child>);
+
+impl Process {
+    fn start(command: &mut Command) -> Self {
+        Self(Some(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()))
+    }
+
+    /// SIGKILL, or another signal by its name.
+    fn signal(&mut self, name: &str) {
+        let pid = self.0.as_ref().expect("it runs").id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &pid]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Exit status and standard error at the end.
+    #[track_caller]
+    fn end(mut self) -> (Option<i32>, String) {
+        let mut child = self.0.take().expect("it runs");
+        let deadline = Instant::now() + PATIENCE;
+        while child.try_wait().unwrap().is_none() {
+            if Instant::now() > deadline {
+                let _ = child.kill();
+                panic!("it does not end: {:?}", child.wait_with_output());
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        verdict(&child.wait_with_output().unwrap())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn verdict(output: &Output) -> (Option<i32>, String) {
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+struct Daemon {
+    process: Process,
+    socket: PathBuf,
+    directory: TempDir,
+}
+
+impl Daemon {
+    fn start() -> Self {
+        Self::start_in(tempfile::tempdir().unwrap())
+    }
+
+    fn start_in(directory: TempDir) -> Self {
+        let socket = directory.path().join("ap");
+        let process = Process::start(command().args(["ap-host", "serve", "--socket"]).arg(&socket));
+        let deadline = Instant::now() + PATIENCE;
+        while Client::connect(&socket).is_err() {
+            assert!(Instant::now() < deadline, "the daemon starts");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Self { process, socket, directory }
+    }
+
+    fn guest(&self, mdev: Uuid, code: &[u8]) -> Process {
+        let mut image = vec![0; 0x6000];
+        let mut put = |at: u64, bytes: &[u8]| image[at as usize..][..bytes.len()].copy_from_slice(bytes);
+        put(0, &(0x0008_0000_8000_0000 | CODE).to_be_bytes());
+        put(CODE, code);
+        put(DONE, &0x0002_0001_8000_0000u64.to_be_bytes());
+        put(DONE + 8, &0xfffu64.to_be_bytes());
+        let mut kernel = NamedTempFile::new_in(&self.directory).unwrap();
+        kernel.write_all(&image).unwrap();
+        let (_, kernel) = kernel.keep().unwrap();
+        let mut command = command();
+        command.arg("run").arg("--kernel").arg(kernel).args(["--memory", "1M", "--console", "none"]);
+        command.arg("--ap-mdev").arg(mdev.to_string());
+        Process::start(command.arg("--ap-host").arg(format!("unix:{}", self.socket.display())))
+    }
+
+    fn execute(&self, operation: Operation) {
+        Client::connect(&self.socket).unwrap().execute(&operation).unwrap();
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        Client::connect(&self.socket).unwrap().snapshot().unwrap()
+    }
+
+    #[track_caller]
+    fn until(&self, what: &str, reached: impl Fn(&Snapshot) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let snapshot = self.snapshot();
+            if reached(&snapshot) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "waited too long for {what}: {snapshot:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[track_caller]
+    fn until_attached(&self, mdev: Uuid, attached: bool) {
+        let reached = |snapshot: &Snapshot| snapshot.mdev(mdev).unwrap().attached == attached;
+        self.until(&format!("attached: {attached}"), reached);
+    }
+}
+
+#[test]
+fn guests_share_a_host_and_one_is_killed() {
+    let daemon = Daemon::start();
+    let mut one = daemon.guest(ONE, &enqueue(MINE));
+    let two = daemon.guest(TWO, &enqueue(HIS));
+    let state = |snapshot: &Snapshot, queue| {
+        let queue = snapshot.queue(queue).unwrap();
+        (queue.status.unwrap(), queue.requests.unwrap(), queue.pending.unwrap())
+    };
+    let busy = (QueueStatus::InUse, 1, 1);
+    daemon.until("a request of each", |s| state(s, MINE) == busy && state(s, HIS) == busy);
+    // Its device is taken, and so are its queues.
+    let (status, error) = daemon.guest(ONE, &LOOP).end();
+    assert_eq!(status, Some(2), "{error}");
+    assert!(error.contains("--ap-mdev: mdev 62177883") && error.contains("in use by a guest"), "{error}");
+
+    one.signal("KILL");
+    assert_eq!(one.end().0, None, "by a signal");
+    daemon.until_attached(ONE, false);
+    daemon.until("the resets", |snapshot| snapshot.queues.iter().all(|queue| queue.last_reset == 0));
+    let snapshot = daemon.snapshot();
+    assert_eq!(state(&snapshot, MINE), (QueueStatus::Assigned, 1, 0), "its messages died with it");
+    assert_eq!(state(&snapshot, HIS), busy, "the other goes on");
+    // Another takes the device, and the queue is empty: a request is accepted, of which there is one.
+    let _next = daemon.guest(ONE, &enqueue(MINE));
+    daemon.until("the next guest", |s| state(s, MINE) == (QueueStatus::InUse, 2, 1));
+    drop(two);
+    daemon.until_attached(TWO, false);
+}
+
+#[test]
+fn a_running_guest_sees_what_comes_and_goes() {
+    #[track_caller]
+    fn check(before: Option<Operation>, there: bool, change: Operation) {
+        let daemon = Daemon::start();
+        before.into_iter().for_each(|operation| daemon.execute(operation));
+        let guest = daemon.guest(ONE, &until(there, MINE));
+        daemon.until_attached(ONE, true);
+        std::thread::sleep(Duration::from_millis(50));
+        daemon.execute(change);
+        let (status, error) = guest.end();
+        assert_eq!((status, error.as_str()), (Some(0), ""));
+    }
+    let write = |attribute| Operation::Write { mdev: ONE, attribute };
+    let change = |change| Operation::Configure { changes: vec![change] };
+    let unbind = Operation::Unbind { queue: MINE };
+    check(None, false, unbind.clone());
+    check(Some(unbind), true, Operation::Bind { queue: MINE, driver: Driver::VfioAp });
+    check(None, false, write(Attribute::UnassignDomain("4".into())));
+    let unassign = write(Attribute::UnassignAdapter("5".into()));
+    check(Some(unassign), true, write(Attribute::AssignAdapter("5".into())));
+    let remove = change(LparChange::RemoveAdapter { adapter: Number(5) });
+    check(None, false, remove.clone());
+    let adapter = ap::host::Description::builtin().adapters()[0].clone();
+    check(Some(remove), true, change(LparChange::AddAdapter { adapter }));
+    let condition = ap::host::Condition::Offline;
+    check(None, false, change(LparChange::SetCondition { adapter: Number(5), condition }));
+    check(None, false, Operation::RemoveMdev { mdev: ONE });
+}
+
+/// The guest goes on without its cards; it powers off when it notices.
+#[test]
+fn a_daemon_ends_before_its_guests() {
+    for signal in ["TERM", "INT", "KILL"] {
+        let mut daemon = Daemon::start();
+        let guest = daemon.guest(ONE, &until(false, MINE));
+        daemon.until_attached(ONE, true);
+        daemon.process.signal(signal);
+        let (status, error) = guest.end();
+        assert_eq!(status, Some(0), "{error}");
+        assert!(error.contains("the guest goes on without crypto cards"), "{error}");
+
+        let Daemon { process, socket, directory } = daemon;
+        let (status, error) = process.end();
+        assert_eq!(status, (signal != "KILL").then_some(0), "{error}");
+        assert_eq!(socket.exists(), signal == "KILL");
+        // What a killed one left does not stop the next.
+        assert_eq!(Daemon::start_in(directory).snapshot().mdevs.len(), 4);
+    }
+}
+
+#[test]
+fn bad_arguments() {
+    #[track_caller]
+    fn check(arguments: &[&str], status: i32, parts: &[&str]) {
+        let (got, error) = verdict(&command().args(arguments).output().unwrap());
+        assert_eq!(got, Some(status), "{error}");
+        assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+    }
+    let daemon = Daemon::start();
+    let socket = daemon.socket.to_str().unwrap();
+    let serve = |socket| ["ap-host", "serve", "--socket", socket];
+    check(&serve(socket), 3, &["--socket", "another daemon listens there"]);
+    check(&serve("/nonexistent/x"), 3, &["--socket /nonexistent/x", "No such file"]);
+    check(&["ap-host", "serve"], 2, &["--socket <PATH>"]);
+    let file = daemon.directory.path().join("x");
+    fs::write(&file, "{}").unwrap();
+    let file = file.to_str().unwrap();
+    check(&[&serve("y")[..], &["--description", file]].concat(), 2, &["--description", "adapters"]);
+    check(&serve(file), 3, &["something else than a socket"]);
+
+    let daemon_at = format!("unix:{socket}");
+    let run = |mdev, host| ["run", "--kernel", file, "--ap-mdev", mdev, "--ap-host", host];
+    let (one, nobody) = (ONE.to_string(), Uuid::nil().to_string());
+    check(&run(&one, "unix:/nonexistent/x"), 2, &["--ap-host", "/nonexistent/x", "adjunct ap-host serve"]);
+    check(&run(&nobody, &daemon_at), 2, &["--ap-mdev: no mdev", &one, socket]);
+    check(&[&run(&one, &daemon_at)[..], &["--icount"]].concat(), 2, &["--ap-host", "leave out --icount"]);
+}
