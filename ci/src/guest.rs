@@ -51,12 +51,13 @@ const FILES: [&str; 14] = [
 /// Modules for `modprobe zcrypt_cex4`, each with what it needs.
 const MODULES: [(&str, &str); 2] = [("zcrypt", ""), ("zcrypt_cex4", "zcrypt")];
 /// Our own files: name in the guest, content, executable.
-const OWN: [(&str, &str, bool); 6] = [
+const OWN: [(&str, &str, bool); 7] = [
     ("init", include_str!("../guest/init"), true),
     ("ap.sh", include_str!("../guest/ap.sh"), false),
     ("bench.sh", include_str!("../guest/bench.sh"), true),
     ("check.sh", include_str!("../guest/check.sh"), true),
     ("demo.sh", include_str!("../guest/demo.sh"), true),
+    ("plug.sh", include_str!("../guest/plug.sh"), true),
     ("etc/openssl-ibmca.cnf", include_str!("../guest/openssl-ibmca.cnf"), false),
 ];
 /// RSA keys in the guest, by size in bits.
@@ -160,7 +161,7 @@ fn release_of(packages: &Files) -> Result<String> {
 fn assembly_key(packages: &Files) -> Result<String> {
     let own: Vec<Value> = OWN.iter().map(|(name, text, x)| json!([name, text, x])).collect();
     let keys = KEYS.iter().map(|bits| Ok(Key::test_key(*bits)?.pem)).collect::<Result<Vec<_>>>()?;
-    let input = json!([2, packages, FILES, MODULES, own, keys, MESSAGES]);
+    let input = json!([3, packages, FILES, MODULES, own, keys, MESSAGES]);
     Ok(hex(&Sha256::digest(input.to_string())))
 }
 

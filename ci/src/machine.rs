@@ -147,6 +147,18 @@ pub fn end_guests_on_signals() -> Result<()> {
     .context("install the signal handler")
 }
 
+/// Ends `child` with us, until it is forgotten.
+pub fn remember(child: &Child) {
+    if let Ok(pid) = i32::try_from(child.id()) {
+        RUNNING.lock().unwrap_or_else(|e| e.into_inner()).push(pid);
+    }
+}
+
+/// `child` is not ours to end any more.
+pub fn forget(child: &Child) {
+    RUNNING.lock().unwrap_or_else(|e| e.into_inner()).retain(|pid| u32::try_from(*pid) != Ok(child.id()));
+}
+
 fn kill_running() {
     for pid in RUNNING.lock().unwrap_or_else(|e| e.into_inner()).drain(..) {
         // One that has ended meanwhile is no error.

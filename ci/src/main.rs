@@ -15,6 +15,7 @@ mod guest_tests;
 mod initramfs;
 mod machine;
 mod matrix;
+mod plug;
 mod report;
 mod rsa;
 mod suite;

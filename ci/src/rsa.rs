@@ -55,6 +55,11 @@ impl Key {
         format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", lines.join("\n"))
     }
 
+    /// The modulus, its left byte first.
+    pub fn modulus_bytes(&self) -> Vec<u8> {
+        self.modulus.to_bytes_be()
+    }
+
     /// Block number `i`, as long as the modulus and smaller than it.
     pub fn message(&self, i: usize) -> Vec<u8> {
         let stream = (0u32..).flat_map(|n| Sha256::digest(format!("message {i}.{n} of {}", self.bits)));

@@ -12,6 +12,7 @@ use crate::demo::{self, MDEV};
 use crate::guest::{self, Guest};
 use crate::guest_tests::{self, Means};
 use crate::machine::{Boot, Emulator, Ended, watch};
+use crate::plug;
 use crate::report::{Report, Verdict, stage};
 use crate::rsa::{Key, Operation};
 use crate::tools::{self, Tool};
@@ -57,6 +58,7 @@ pub fn run(workspace: &Path, target: &Path) -> Result<Report> {
     let (Ok(adjunct), Ok(guest)) = (adjunct, guest) else { return Ok(report) };
     stage("boots", || boots(&adjunct, &guest, &qemu, &mut report))?;
     stage("reproducible boots", || reproducible(&adjunct, &guest, &mut report))?;
+    stage("plug and unplug", || plug::plug(&adjunct, &guest, target, &mut report))?;
     stage("demo", || -> Result<()> {
         let demo = demo::demo(workspace, &adjunct, &guest, true, PATIENCE)?;
         report.add(&demo);

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use ap::host::remote::{Client, RemoteError};
 use ap::host::{ApHost, Description, Event, HostError, Operation, Snapshot};
 
 use super::sysfs::Sysfs;
@@ -31,7 +32,16 @@ pub fn open(place: Place) -> Result<Box<dyn Backend>, HostError> {
         return Ok(Box::new(Described::read(&path)?));
     }
     if let Some(address) = place.host {
-        return Err(remote("EPROTONOSUPPORT", format!("{address}: no daemon can be reached yet")));
+        let path = address.strip_prefix("unix:").ok_or_else(|| {
+            remote(
+                "EINVAL",
+                format!("--host {address}: not unix:PATH, the socket of `adjunct ap-host serve`"),
+            )
+        })?;
+        return Ok(Box::new(Daemon {
+            path: path.into(),
+            client: Client::connect(path.as_ref()).map_err(unreached)?,
+        }));
     }
     if place.sysfs.join("bus/ap").is_dir() {
         return Ok(Box::new(Sysfs::new(place.sysfs)));
@@ -48,6 +58,46 @@ pub fn open(place: Place) -> Result<Box<dyn Backend>, HostError> {
 
 pub fn remote(errno: &str, message: String) -> HostError {
     HostError::Remote { errno: errno.to_owned(), message }
+}
+
+/// A daemon's host.
+struct Daemon {
+    path: PathBuf,
+    client: Client,
+}
+
+impl Backend for Daemon {
+    fn snapshot(&mut self) -> Result<Snapshot, HostError> {
+        self.client.snapshot().map_err(unreached)
+    }
+
+    fn execute(&mut self, operation: &Operation) -> Result<(), HostError> {
+        self.client.execute(operation).map_err(unreached)
+    }
+
+    fn watch(&mut self, each: &mut dyn FnMut(&Event) -> bool) -> Result<(), HostError> {
+        for event in Client::connect(&self.path).and_then(Client::subscribe).map_err(unreached)? {
+            if !each(&event.map_err(unreached)?) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn unreached(error: RemoteError) -> HostError {
+    match error {
+        RemoteError::Refused(refusal) => refusal,
+        other => {
+            let errno = match &other {
+                RemoteError::Connect { .. } => "ECONNREFUSED",
+                RemoteError::Nonsense(_) => "EPROTO",
+                _ => "EPIPE",
+            };
+            let source = std::error::Error::source(&other).map(|e| format!(": {e}")).unwrap_or_default();
+            remote(errno, format!("{other}{source}"))
+        }
+    }
 }
 
 /// A host that does not exist: what its description would make.

@@ -209,7 +209,7 @@ pub struct Domains {
 }
 
 /// A number from 0 to 255, decimal or with 0x hexadecimal.
-fn number(text: &str) -> Result<u8, String> {
+pub fn number(text: &str) -> Result<u8, String> {
     let parsed = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         Some(digits) => u8::from_str_radix(digits, 16),
         None => text.parse(),

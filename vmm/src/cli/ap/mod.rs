@@ -12,8 +12,9 @@ mod sysfs;
 use std::io::Write;
 use std::path::PathBuf;
 
-use ap::host::{HostError, Operation, Snapshot};
+use ap::host::{HostError, MdevState, Operation, Snapshot, explain as explain_mdev, explain_matrix};
 use clap::{Args, Subcommand};
+use crycb::{Mask256, Matrix};
 use uuid::Uuid;
 
 use backend::{Backend, Place};
@@ -54,6 +55,23 @@ enum Verb {
         /// The mediated device whose guest is `this`
         #[arg(long, value_name = "UUID")]
         mdev: Option<Uuid>,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// What becomes of each queue, and the rule that decides it
+    Explain {
+        /// Of this mediated device; of all without
+        mdev: Option<Uuid>,
+        /// Of a matrix with these adapters, assigned to nobody yet
+        #[arg(long, value_name = "N", value_delimiter = ',', value_parser = grammar::number, conflicts_with = "mdev")]
+        adapter: Vec<u8>,
+        /// Of a matrix with these domains
+        #[arg(long, value_name = "N", value_delimiter = ',', value_parser = grammar::number, conflicts_with = "mdev")]
+        domain: Vec<u8>,
+        /// Of a matrix with these control domains
+        #[arg(long, value_name = "N", value_delimiter = ',', value_parser = grammar::number, conflicts_with = "mdev")]
+        control_domain: Vec<u8>,
         /// As JSON
         #[arg(long)]
         json: bool,
@@ -125,6 +143,20 @@ impl Ap {
                     }
                 }
             }
+            Verb::Explain { mdev, adapter, domain, control_domain, json } => {
+                let state = snapshot(&mut *backend)?;
+                let mask = |numbers: Vec<u8>| numbers.into_iter().collect::<Mask256>();
+                let matrix = Matrix { apm: mask(adapter), aqm: mask(domain), adm: mask(control_domain) };
+                let fates = if matrix == Matrix::EMPTY {
+                    let mdevs = of(&state, mdev)?;
+                    let explain =
+                        |m: &&MdevState| explain_mdev(&state, m.uuid).map(|fates| (Some(m.uuid), fates));
+                    mdevs.iter().map(explain).collect::<Result<_, _>>().map_err(|e| refused(&e))?
+                } else {
+                    vec![(None, explain_matrix(&state, &matrix))]
+                };
+                if json { print::json(out, &fates)? } else { print::fates(out, &fates)? }
+            }
             Verb::Plan { json, change } => {
                 let state = snapshot(&mut *backend)?;
                 let mut after = state;
@@ -181,7 +213,7 @@ fn snapshot(backend: &mut dyn Backend) -> Result<Snapshot, Failure> {
     backend.snapshot().map_err(|e| refused(&e))
 }
 
-fn of(state: &Snapshot, mdev: Option<Uuid>) -> Result<Vec<&ap::host::MdevState>, Failure> {
+fn of(state: &Snapshot, mdev: Option<Uuid>) -> Result<Vec<&MdevState>, Failure> {
     match mdev {
         None => Ok(state.mdevs.iter().collect()),
         Some(uuid) => match state.mdev(uuid) {

@@ -3,12 +3,13 @@
 use std::io::{self, Write};
 
 use ap::host::{
-    AdapterState, Condition, Driver, Event, EventKind, MdevState, Operation, Plan, QueueState, QueueStatus,
-    Snapshot,
+    AdapterState, Condition, Driver, Event, EventKind, Fate, MdevState, Operation, Plan, QueueState,
+    QueueStatus, Snapshot,
 };
 use comfy_table::{CellAlignment, Table, presets};
 use crycb::{Apqn, Mask256};
 use serde::Serialize;
+use uuid::Uuid;
 
 use super::grammar::command_line;
 
@@ -198,6 +199,23 @@ pub fn plan(out: &mut dyn Write, operation: &Operation, plan: &Plan) -> io::Resu
     }
     if plan.guests.is_empty() && plan.bindings.is_empty() && plan.resets.is_empty() {
         writeln!(out, "  changes no guest, no binding, and resets nothing")?;
+    }
+    Ok(())
+}
+
+/// What becomes of each queue of mediated devices, or of a matrix that nobody has.
+pub fn fates(out: &mut dyn Write, fates: &[(Option<Uuid>, Vec<Fate>)]) -> io::Result<()> {
+    for (mdev, fates) in fates {
+        match mdev {
+            Some(mdev) => writeln!(out, "mdev {mdev}")?,
+            None => writeln!(out, "this matrix")?,
+        }
+        if fates.is_empty() {
+            writeln!(out, "  has no queue and no control domain")?;
+        }
+        for fate in fates {
+            writeln!(out, "  {fate}")?;
+        }
     }
     Ok(())
 }

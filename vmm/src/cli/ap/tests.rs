@@ -204,6 +204,9 @@ fn what_is_printed() {
     insta::assert_snapshot!("plan-refused", printed(MIXED, &["plan", "assign", ONE, "--adapter", "8"]));
     insta::assert_snapshot!("plan-unplug", printed(MIXED, &["plan", "unbind", "5.4"]));
     insta::assert_snapshot!("plan-mask", printed(MIXED, &["plan", "mask", "apmask", "-8"]));
+    insta::assert_snapshot!("explain", printed(MIXED, &["explain"]));
+    let matrix = ["explain", "--adapter", "5,8", "--domain", "4", "--control-domain", "10"];
+    insta::assert_snapshot!("explain-matrix", printed(MIXED, &matrix));
     let refused = printed(MIXED, &["unassign", ONE, "--adapter", "5"]);
     assert!(refused.contains("a description does nothing") && refused.contains("EROFS"), "{refused}");
     assert!(printed(MIXED, &["mdev", "show", TWO]).contains(&format!("no mdev {TWO}")));
