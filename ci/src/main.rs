@@ -57,6 +57,8 @@ enum Command {
     },
     /// Run every test of the project
     Test,
+    /// Plug and unplug under a booted guest's traffic, which `test` does, too
+    Plug,
     /// Run the bare programs under Adjunct, under QEMU, and under Adjunct on a Linux that QEMU runs
     GuestTests {
         /// Leave out the third place
@@ -123,6 +125,15 @@ fn run(arguments: Arguments) -> Result<bool> {
         }
         Command::Test => {
             let report = suite::run(&workspace, &target)?;
+            println!("{}", report.total());
+            Ok(report.good())
+        }
+        Command::Plug => {
+            tools::build_packages()?;
+            let guest = guest::assemble(&target, false)?;
+            let adjunct = demo::build(&workspace)?;
+            let mut report = report::Report::default();
+            plug::plug(&adjunct, &guest, &target, &mut report)?;
             println!("{}", report.total());
             Ok(report.good())
         }
