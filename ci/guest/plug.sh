@@ -52,7 +52,7 @@ done
 random_stream &
 
 (
-    read -r _
+    read -r _ < /dev/console
     touch /tmp/stop
 ) &
 step traffic ok "started"

@@ -58,7 +58,11 @@ enum Command {
     /// Run every test of the project
     Test,
     /// Plug and unplug under a booted guest's traffic, which `test` does, too
-    Plug,
+    Plug {
+        /// Another `adjunct` than the one of these sources, optimized
+        #[arg(long)]
+        adjunct: Option<PathBuf>,
+    },
     /// Run the bare programs under Adjunct, under QEMU, and under Adjunct on a Linux that QEMU runs
     GuestTests {
         /// Leave out the third place
@@ -128,10 +132,10 @@ fn run(arguments: Arguments) -> Result<bool> {
             println!("{}", report.total());
             Ok(report.good())
         }
-        Command::Plug => {
+        Command::Plug { adjunct } => {
             tools::build_packages()?;
             let guest = guest::assemble(&target, false)?;
-            let adjunct = demo::build(&workspace)?;
+            let adjunct = adjunct.map_or_else(|| demo::build(&workspace), Ok)?;
             let mut report = report::Report::default();
             plug::plug(&adjunct, &guest, &target, &mut report)?;
             println!("{}", report.total());

@@ -28,8 +28,10 @@ const GOES: &str = "05.0004";
 const STAY: [&str; 2] = ["06.00ab", "07.00ab"];
 /// Plugs and unplugs in the storm.
 const STORM: usize = 1000;
-/// Far less than the 30 seconds after which the guest would look by itself, far more than a busy machine needs.
-const AT_ONCE: Duration = Duration::from_secs(10);
+/// Less than the 30 seconds after which the guest would look by itself, far more than a busy machine needs.
+const AT_ONCE: Duration = Duration::from_secs(25);
+/// For requests to go on or to cease, which nothing but the machine's speed decides.
+const SOON: Duration = Duration::from_secs(120);
 const PATIENCE: Duration = Duration::from_secs(600);
 /// ENODEV: no card can do it.
 const NO_DEVICE: &str = "19";
@@ -331,14 +333,14 @@ impl Session {
         let count = |s: &Self| s.traffic.get(label).map_or(0, |t| t.good);
         let before = count(self);
         // Two lines later: the first may have been on its way.
-        self.until(AT_ONCE, &format!("requests to {label} to be answered"), |s| count(s) > before + 1)
+        self.until(SOON, &format!("requests to {label} to be answered"), |s| count(s) > before + 1)
     }
 
     /// Requests with this label fail from now on, since the queue is not there.
     fn ceases(&mut self, label: &str) -> Result<()> {
         let failed = |s: &Self| s.traffic.get(label).map_or(0, |t| t.failed);
         let before = failed(self);
-        self.until(AT_ONCE, &format!("requests to {label} to fail"), |s| failed(s) > before)
+        self.until(SOON, &format!("requests to {label} to fail"), |s| failed(s) > before)
     }
 
     /// What the guest should see: its matrix, with type and condition of each adapter.

@@ -182,17 +182,22 @@ impl IoInterruption {
 pub mod mcic {
     /// Bit 9: channel report pending (CP).
     pub const CHANNEL_REPORT_PENDING: u64 = 1 << 54;
-    /// The validity bits that say the stored state is good: WP, MS, PM, IA, FP, GR, CR, ST, AR and
-    /// the CPU-timer and clock-comparator bits.
+    /// The validity bits that say the stored state is good: WP, MS, PM, IA, FP, GR, CR, ST, VR, AR, PR, FC
+    /// and the CPU-timer and clock-comparator bits. Linux stops the system when registers that it needs are not valid; among
+    /// them, also on a CPU without the vector facility, the vector registers, whose left halves the floating-point registers
+    /// would be.
     pub const VALIDITY: u64 = 1 << 43 // 20 PSW-MWP
         | 1 << 42 // 21 PSW mask and key
         | 1 << 41 // 22 program mask and cc
         | 1 << 40 // 23 instruction address
+        | 1 << 38 // 25 vector registers
         | 1 << 36 // 27 floating-point registers
         | 1 << 35 // 28 general registers
         | 1 << 34 // 29 control registers
         | 1 << 32 // 31 storage
         | 1 << 30 // 33 access registers
+        | 1 << 21 // 42 TOD programmable register
+        | 1 << 20 // 43 floating-point-control register
         | 1 << 17 // 46 CPU timer
         | 1 << 16; // 47 clock comparator
 }
