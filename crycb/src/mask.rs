@@ -104,7 +104,7 @@ impl Mask256 {
     ///
     /// # Errors
     /// What Linux answers with EINVAL; nothing is changed then. One text is refused that Linux takes: numbers above 64 bits,
-    /// which it wraps.
+    /// which it wraps. Spaces are refused everywhere.
     pub fn write(self, text: &str) -> Result<Self, MaskError> {
         if text.starts_with(['+', '-']) { self.write_relative(text.as_bytes()) } else { text.parse() }
     }
@@ -158,8 +158,6 @@ fn number(text: &[u8], start: usize) -> Result<(u8, usize), MaskError> {
 /// A text that is no mask. All of these are EINVAL in Linux. Positions count bytes from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MaskError {
-    /// An absolute mask without a digit.
-    Empty,
     /// An absolute mask with something that is no hexadecimal digit.
     NotHex {
         /// Where.
@@ -194,7 +192,6 @@ pub enum MaskError {
 impl fmt::Display for MaskError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Empty => f.write_str("mask without a digit"),
             Self::NotHex { at } => {
                 write!(f, "mask with something other than a hexadecimal digit at position {at}")
             }
@@ -212,14 +209,13 @@ impl core::error::Error for MaskError {}
 impl FromStr for Mask256 {
     type Err = MaskError;
 
-    /// An absolute mask: `0x` (which may be missing) and 1 to 64 hexadecimal digits, left aligned, padded with zeros on
-    /// the right, so that `0x41` is bits 1 and 7. A newline may follow.
+    /// An absolute mask: `0x`, `x` or nothing, then up to 64 hexadecimal digits, left aligned, padded with zeros on the
+    /// right, so that `0x41` is bits 1 and 7. A newline may follow.
+    ///
+    /// No digit at all is the empty mask: Linux's comment on `ap_hex2bitmap` asks for one, its code does not.
     fn from_str(text: &str) -> Result<Self, MaskError> {
-        let prefix = if text.starts_with("0x") { 2 } else { 0 };
+        let prefix = if text.starts_with("0x") { 2 } else { text.starts_with('x').into() };
         let digits = text[prefix..].strip_suffix('\n').unwrap_or(&text[prefix..]);
-        if digits.is_empty() {
-            return Err(MaskError::Empty);
-        }
         let mut mask = Self::EMPTY;
         for (i, c) in digits.chars().enumerate() {
             // Every character before this one was a digit, so counting characters counts bytes.
@@ -325,9 +321,13 @@ mod tests {
         check(&[], "0xaF", Ok(&[0, 2, 4, 5, 6, 7]));
         check(&[7], "0x0", Ok(&[]));
         check(&[], "0x0000000000000000000000000000000000000000000000000000000000000001", Ok(&[255]));
-        check(&[], "", Err(MaskError::Empty));
-        check(&[], "0x", Err(MaskError::Empty));
-        check(&[], "\n", Err(MaskError::Empty));
+        check(&[9], "", Ok(&[]));
+        check(&[9], "0x", Ok(&[]));
+        check(&[9], "\n", Ok(&[]));
+        check(&[9], "x41", Ok(&[1, 7]));
+        check(&[], "0xx41", Err(MaskError::NotHex { at: 2 }));
+        check(&[], " 0x41", Err(MaskError::NotHex { at: 0 }));
+        check(&[], "0X41", Err(MaskError::NotHex { at: 1 }));
         check(&[], "0x4g", Err(MaskError::NotHex { at: 3 }));
         check(&[], "0x41 ", Err(MaskError::NotHex { at: 4 }));
         check(&[], "0x41\n\n", Err(MaskError::NotHex { at: 4 }));
@@ -365,11 +365,69 @@ mod tests {
         check(&[], "+0xg", Err(MaskError::NoSign { at: 2 }));
     }
 
+    /// CVE-2024-38661: a number whose lower half is in range must not pass, nor be used as an index.
     #[test]
-    fn all_ones_minus() {
+    fn numbers_are_compared_before_they_are_cut() {
+        check(&[], "+0x100000000", Err(MaskError::NumberTooBig { at: 1 }));
+        check(&[], "+4294967296-4294967300", Err(MaskError::NumberTooBig { at: 1 }));
+        check(&[], "+1-0x100000002", Err(MaskError::NumberTooBig { at: 3 }));
+        check(&[], "-0xffffffff80000000", Err(MaskError::NumberTooBig { at: 1 }));
+    }
+
+    /// A mask in hexadecimal, filled with zeros on the right.
+    fn filled(digits: &str) -> String {
+        format!("0x{digits:0<64}")
+    }
+
+    /// The document means adapters 1, 2 and 3 by its apmask 0x07, but says itself that masks read from left to right: 0x07
+    /// is 5, 6 and 7, and 0x70 what it means. Its aqmask is right.
+    #[test]
+    fn doc_v2_7_mask_product_of_1_2_3_and_7_8() {
+        check(&[], &filled("07"), Ok(&[5, 6, 7]));
+        check(&[], &filled("70"), Ok(&[1, 2, 3]));
+        check(&[], &filled("0180"), Ok(&[7, 8]));
+        let mask = |text: &str| filled(text).parse::<Mask256>().unwrap();
+        let default = crate::Matrix { apm: mask("70"), aqm: mask("0180"), adm: Mask256::EMPTY };
+        let queues = [0x0107, 0x0108, 0x0207, 0x0208, 0x0307, 0x0308];
+        assert!(default.apqns().map(|q| q.0).eq(queues));
+    }
+
+    #[test]
+    fn doc_v2_7_mask_of_all_but_0_and_6() {
+        let text = format!("0x7d{}", "f".repeat(62));
+        assert_eq!(text.parse(), Mask256::ALL.write("-0,-6"));
+    }
+
+    #[test]
+    fn doc_v2_7_mask_absolute() {
+        check(&[2, 9], &filled("41"), Ok(&[1, 7]));
+        check(&[2, 9], "0x41", Ok(&[1, 7]));
+        check(&[], &(filled("41") + "0"), Err(MaskError::TooLong));
+    }
+
+    #[test]
+    fn doc_v2_7_mask_relative() {
+        check(&[], "+0", Ok(&[0]));
+        check(&[13], "-13", Ok(&[]));
+        check(&[], "+0x41", Ok(&[65]));
+        check(&[255], "-0xff", Ok(&[]));
+        check(&[1, 6, 240], "+0,-6,+0x47,-0xf0", Ok(&[0, 1, 71]));
+    }
+
+    /// The kernel parameters: `ap.apmask=0xffff ap.aqmask=0x40`.
+    #[test]
+    fn doc_v2_7_mask_parameters() {
+        assert_eq!(Mask256::ALL.write("0xffff").unwrap().to_string(), filled("ffff"));
+        assert_eq!(Mask256::ALL.write("0x40").unwrap().to_string(), filled("4"));
+    }
+
+    #[test]
+    fn doc_v2_7_mask_that_secures_the_three_guests() {
+        let without = |text| Mask256::ALL.minus(Mask256::ALL.write(text).unwrap());
+        assert!(without("-5,-6").iter().eq([5, 6]));
+        assert!(without("-4,-0x47,-0xab,-0xff").iter().eq([4, 0x47, 0xab, 0xff]));
         let mask = Mask256::ALL.write("-5,-6,-0xa").unwrap();
         assert_eq!(mask.to_string(), "0xf9df".to_owned() + &"f".repeat(60));
-        assert_eq!(mask.count(), 253);
     }
 
     #[test]

@@ -314,7 +314,7 @@ mod tests {
         check(r#"{"ap_config": "0x41\n0x08\n80"}"#, Ok([&[1, 7], &[4], &[0]]));
         check(r#"{"ap_config": "0x0,0x0"}"#, Err("EINVAL"));
         check(r#"{"ap_config": "0x0,0x0,0x0,0x0"}"#, Err("EINVAL"));
-        check(r#"{"ap_config": "0x0,,0x0"}"#, Err("EINVAL"));
+        check(r#"{"assign_adapter": "5"}, {"ap_config": "0x0,,0x0"}"#, Ok([&[], &[], &[]]));
         check(r#"{"ap_config": "0x0,+1,0x0"}"#, Err("EINVAL"));
         check(r#"{"ap_config": "0x01,0x40,0x0"}"#, Err("EADDRNOTAVAIL"));
         check(r#"{"ap_config": "0x00000000000000008,0x0,0x0"}"#, Err("ENODEV"));

@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 
-use crycb::filter::{Filtered, filter, passable_after};
+use crycb::filter::{self, QueueTable, passable_after};
 use crycb::{Apid, Apqi, Apqn, Mask256, Matrix};
 use uuid::Uuid;
 
@@ -51,6 +51,8 @@ pub struct VfioAp {
     /// In the order of their creation.
     mdevs: Vec<Mdev>,
     queues: BTreeMap<Apqn, BoundQueue>,
+    /// What the filter asks about `queues`, in the form in which it is fastest.
+    table: Box<QueueTable>,
 }
 
 /// The status word of sysfs `status`, of a queue bound to vfio_ap.
@@ -81,7 +83,7 @@ impl QueueStatus {
 impl VfioAp {
     /// A driver without devices on a host with this configuration and these highest numbers.
     pub fn new(info: Matrix, max_apid: u8, max_apqi: u8) -> Self {
-        Self { info, max_apid, max_apqi, mdevs: Vec::new(), queues: BTreeMap::new() }
+        Self { info, max_apid, max_apqi, mdevs: Vec::new(), queues: BTreeMap::new(), table: Box::default() }
     }
 
     /// The mediated devices in the order of their creation.
@@ -198,6 +200,7 @@ impl VfioAp {
     /// the former driver's reset ended; here what a guest may have left in the queue keeps the next one out.
     pub fn probe(&mut self, apqn: Apqn, last_reset: u8) -> Effects {
         self.queues.insert(apqn, BoundQueue { last_reset, awaited: false });
+        self.table.set(apqn, Some(last_reset));
         let mut effects = Effects::default();
         if !passable_after(last_reset) {
             effects.resets.push(apqn);
@@ -229,6 +232,7 @@ impl VfioAp {
             effects.releases.push(apqn);
         }
         self.queues.remove(&apqn);
+        self.table.set(apqn, None);
         effects
     }
 
@@ -341,6 +345,7 @@ impl VfioAp {
         let mut effects = Effects::default();
         let Some(queue) = self.queues.get_mut(&apqn) else { return effects };
         queue.last_reset = response_code;
+        self.table.set(apqn, Some(response_code));
         let passable = passable_after(response_code);
         let awaited = ended && passable && std::mem::take(&mut queue.awaited);
         if let Some(at) = self.index_of(apqn)
@@ -359,6 +364,8 @@ impl VfioAp {
             .filter(|queue| queue.driver == Some(Driver::VfioAp))
             .map(|queue| (queue.queue, BoundQueue { last_reset: queue.last_reset, awaited: false }))
             .collect();
+        *self.table = QueueTable::new();
+        self.queues.iter().for_each(|(&apqn, queue)| self.table.set(apqn, Some(queue.last_reset)));
         self.mdevs = (1..)
             .zip(&snapshot.mdevs)
             .map(|(vm, state)| Mdev {
@@ -373,14 +380,11 @@ impl VfioAp {
     fn filter_matrix(&mut self, at: usize, effects: &mut Effects) {
         let mdev = &self.mdevs[at];
         let (before, assigned) = (mdev.shadow, mdev.matrix);
-        let last_reset = |apqn: Apqn| self.queues.get(&apqn).map(|queue| queue.last_reset);
-        let Filtered { guest, removed, .. } = filter(&assigned, &self.info, &last_reset, &before);
-        let after = Matrix { adm: before.adm, ..guest };
+        let filtered = filter::filter_matrix(&assigned, &self.info, &*self.table, &before);
+        let after = filtered.guest;
         self.mdevs[at].shadow = after;
-        effects.apcb |= after != before;
-        for apid in removed.iter() {
-            effects.resets.extend(self.bound(Apid(apid), &after.aqm));
-        }
+        effects.apcb |= filtered.changed;
+        effects.resets.extend(filtered.resets(&*self.table));
         for apid in assigned.and(&self.info).apm.minus(after.apm).iter() {
             for apqi in after.aqm.iter() {
                 if let Some(queue) = self.queues.get_mut(&Apqn::new(Apid(apid), Apqi(apqi))) {
@@ -392,9 +396,9 @@ impl VfioAp {
 
     fn filter_control_domains(&mut self, at: usize, effects: &mut Effects) {
         let mdev = &mut self.mdevs[at];
-        let adm = mdev.matrix.adm & self.info.adm;
-        effects.apcb |= adm != mdev.shadow.adm;
-        mdev.shadow.adm = adm;
+        let filtered = filter::filter_control_domains(&mdev.matrix, &self.info, &mdev.shadow);
+        mdev.shadow = filtered.guest;
+        effects.apcb |= filtered.changed;
     }
 
     /// Takes what is unassigned out of the APCB; adapters first, then domains. No filter.
