@@ -35,9 +35,9 @@ pub const ODD_NUMBERS: &[(&str, Result<u64, &str>)] = &[
 ];
 /// Texts that are no `ap_config`.
 pub const BAD_CONFIGS: &[&str] =
-    &["", "0x0,0x0", "0x0,0x0,0x0,0x0", "0x0,+4,0x0", "0x0,,0x0", "0x0,0xg0,0x0"];
+    &["", "0x0,0x0", "0x0,0x0,0x0,0x0", "0x0,+4,0x0", "0x0,0 ,0x0", "0x0,0xg0,0x0"];
 /// Texts that are no `apmask`.
-pub const BAD_MASKS: &[&str] = &["", "0x", "g", "+", "+6-3", "+256", "-3,4", "0xfg"];
+pub const BAD_MASKS: &[&str] = &[" ", "0xx", "g", "+", "+6-3", "+256", "-3,4", "0xfg"];
 /// Texts for `driver_override`.
 pub const OVERRIDES: &[&str] = &["vfio_ap", "cex4queue", "", "vfio_ap\n", "nobody"];
 
