@@ -72,6 +72,13 @@ impl QueueTable {
     }
 }
 
+impl QueueTable {
+    /// Which queues of the adapter in the domains `among` are bound, with a last reset that keeps them from guests.
+    pub fn unpassable(&self, apid: Apid, among: &Mask256) -> Mask256 {
+        (self.bound[usize::from(apid.0)] & *among).minus(self.passable[usize::from(apid.0)])
+    }
+}
+
 impl Default for QueueTable {
     fn default() -> Self {
         Self::new()

@@ -84,6 +84,11 @@ pub(super) struct MaskWrite {
 }
 
 impl Permissions {
+    /// Both masks empty: every queue is for guests.
+    pub const fn for_guests() -> Self {
+        Self { apm: Mask256::EMPTY, aqm: Mask256::EMPTY, overrides: BTreeMap::new() }
+    }
+
     /// Both masks as one matrix: the queues of the default drivers, overrides apart.
     pub fn masks(&self) -> Matrix {
         Matrix { apm: self.apm, aqm: self.aqm, adm: Mask256::EMPTY }
@@ -111,7 +116,7 @@ impl Permissions {
         }
         let owned = matrix.and(&self.masks());
         let overridden = of(false).filter(|(apqn, _)| owned.test(**apqn)).count();
-        (owned.apqns().count() > overridden).then_some(owned)
+        (owned.apm.count() as usize * owned.aqm.count() as usize > overridden).then_some(owned)
     }
 
     /// Reads a text written to a mask: absolute, or relative to the mask as it is.

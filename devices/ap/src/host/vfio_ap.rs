@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 
-use crycb::filter::{self, QueueTable, passable_after};
+use crycb::filter::{self, QueueTable, Queues, passable_after};
 use crycb::{Apid, Apqi, Apqn, Mask256, Matrix};
 use uuid::Uuid;
 
@@ -386,9 +386,9 @@ impl VfioAp {
         effects.apcb |= filtered.changed;
         effects.resets.extend(filtered.resets(&*self.table));
         for apid in assigned.and(&self.info).apm.minus(after.apm).iter() {
-            for apqi in after.aqm.iter() {
+            for apqi in self.table.unpassable(Apid(apid), &after.aqm).iter() {
                 if let Some(queue) = self.queues.get_mut(&Apqn::new(Apid(apid), Apqi(apqi))) {
-                    queue.awaited |= !passable_after(queue.last_reset);
+                    queue.awaited = true;
                 }
             }
         }
@@ -405,9 +405,11 @@ impl VfioAp {
     fn unplug(&mut self, at: usize, removed: &Matrix, effects: &mut Effects) {
         let mdev = &self.mdevs[at];
         let (shadow, matrix) = (mdev.shadow, mdev.matrix);
-        let gone = |apqn: &Apqn| removed.apm.test(apqn.apid().0) || removed.aqm.test(apqn.apqi().0);
         let plugged = matrix.and(&shadow);
-        effects.resets.extend(plugged.apqns().filter(|q| gone(q) && self.queues.contains_key(q)));
+        for apid in plugged.apm.iter() {
+            let gone = if removed.apm.test(apid) { plugged.aqm } else { plugged.aqm & removed.aqm };
+            effects.resets.extend(self.bound(Apid(apid), &gone));
+        }
         let after = shadow.minus(removed);
         self.mdevs[at].shadow = after;
         effects.apcb |= after != shadow;
@@ -419,8 +421,7 @@ impl VfioAp {
     }
 
     fn bound(&self, apid: Apid, aqm: &Mask256) -> Vec<Apqn> {
-        let queues = aqm.iter().map(|apqi| Apqn::new(apid, Apqi(apqi)));
-        queues.filter(|apqn| self.queues.contains_key(apqn)).collect()
+        self.table.bound(apid, aqm).iter().map(|apqi| Apqn::new(apid, Apqi(apqi))).collect()
     }
 
     fn index(&self, uuid: Uuid) -> Result<usize, HostError> {
