@@ -17,6 +17,7 @@ use uuid::Uuid;
 use crate::log_file::check_filter;
 use crate::metrics::MetricsTarget;
 use crate::qmp::SocketAddress;
+use crate::sandbox::Sandbox;
 
 /// Most CPUs a guest may have: as many as READ CPU INFO names in one block.
 pub const MAX_CPUS: u16 = 240;
@@ -49,7 +50,7 @@ impl BadArgument {
 }
 
 /// The flags of `adjunct run`, which are the fields of the configuration file.
-#[derive(Clone, Debug, Default, PartialEq, clap::Args, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, clap::Args, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Options {
     /// JSON file whose fields are these flags; a flag on the command line overrides its field
@@ -129,6 +130,11 @@ pub struct Options {
     #[arg(long, value_name = "SECONDS")]
     pub shutdown_timeout: Option<u32>,
 
+    /// What this process gives up before the guest runs: on (all that it does not need), log (as on, but forbidden
+    /// system calls are only logged), off [default: on]
+    #[arg(long, value_name = "LEVEL")]
+    pub sandbox: Option<Sandbox>,
+
     /// Tell figures in Prometheus' text format at a UNIX socket or in a file
     #[arg(long, value_name = "unix:PATH|file=PATH")]
     pub metrics: Option<String>,
@@ -152,7 +158,7 @@ pub struct Options {
 }
 
 /// Who executes the guest's instructions.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Accel {
     /// The host's KVM where it can be opened, else the software engine.
@@ -165,7 +171,7 @@ pub enum Accel {
 }
 
 /// What happens when the guest's watchdog runs out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum WatchdogAction {
     /// The guest is loaded again.
@@ -178,7 +184,7 @@ pub enum WatchdogAction {
 }
 
 /// Which console the SCLP offers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ConsoleType {
     /// A terminal: bytes in both directions.
@@ -189,7 +195,7 @@ pub enum ConsoleType {
 }
 
 /// How a log line looks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum LogFormat {
     /// For people.
@@ -290,6 +296,8 @@ pub struct Config {
     pub pidfile: Option<PathBuf>,
     /// How long the guest may take to power off after SIGTERM.
     pub shutdown_timeout: Duration,
+    /// What this process gives up.
+    pub sandbox: Sandbox,
     /// Where figures are told.
     pub metrics: Option<MetricsTarget>,
     /// Where the console is.
@@ -302,7 +310,29 @@ pub struct Config {
     pub watchdog_action: WatchdogAction,
 }
 
+impl Config {
+    /// The files that a run makes, with the flags that name them.
+    pub fn written(&self) -> Vec<(&'static str, &Path)> {
+        let mut paths: Vec<(&'static str, &Path)> = Vec::new();
+        paths.extend(self.log_file.iter().map(|path| ("--log-file", path.as_path())));
+        paths.extend(self.pidfile.iter().map(|path| ("--pidfile", path.as_path())));
+        paths.extend(self.qmp.iter().map(|address| ("--qmp", address.path.as_path())));
+        paths.extend(self.metrics.iter().map(|target| match target {
+            MetricsTarget::Socket(path) | MetricsTarget::File(path) => ("--metrics", path.as_path()),
+        }));
+        if let ConsoleTarget::File(path) | ConsoleTarget::Socket(path) = &self.console {
+            paths.push(("--console", path));
+        }
+        paths
+    }
+}
+
 impl Options {
+    /// The JSON schema of the configuration file.
+    pub fn schema() -> schemars::Schema {
+        schemars::schema_for!(Self)
+    }
+
     /// Reads a configuration file.
     pub fn from_file(path: &Path) -> Result<Self, BadArgument> {
         let text = std::fs::read_to_string(path).map_err(|e| {
@@ -341,6 +371,7 @@ impl Options {
             log_file: self.log_file.or(file.log_file),
             pidfile: self.pidfile.or(file.pidfile),
             shutdown_timeout: self.shutdown_timeout.or(file.shutdown_timeout),
+            sandbox: self.sandbox.or(file.sandbox),
             metrics: self.metrics.or(file.metrics),
             console: self.console.or(file.console),
             console_type: self.console_type.or(file.console_type),
@@ -435,6 +466,7 @@ impl Options {
             log_file: self.log_file,
             pidfile: self.pidfile,
             shutdown_timeout: Duration::from_secs(self.shutdown_timeout.unwrap_or(20).into()),
+            sandbox: self.sandbox.unwrap_or_default(),
             metrics: self.metrics.as_deref().map(metrics_target).transpose()?,
             console: self.console.as_deref().unwrap_or("stdio").parse()?,
             console_type: self.console_type.unwrap_or_default(),

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use sclp::ConsoleSink;
 
+use crate::sandbox::{Kind, enter_thread};
+
 /// Bytes kept for a reader that is slower than the guest.
 const CAPACITY: usize = 4 << 20;
 /// Room kept for the announcement of a loss.
@@ -54,7 +56,10 @@ impl Output {
     fn with_capacity(to: Box<dyn Write + Send>, capacity: usize) -> io::Result<Arc<Self>> {
         let output = Arc::new(Self { capacity, state: Mutex::default(), changed: Condvar::new() });
         let writer = output.clone();
-        std::thread::Builder::new().name("console".into()).spawn(move || writer.write_out(to))?;
+        std::thread::Builder::new().name("console".into()).spawn(move || {
+            enter_thread(Kind::Console);
+            writer.write_out(to);
+        })?;
         Ok(output)
     }
 

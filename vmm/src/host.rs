@@ -1,7 +1,9 @@
-//! Host set-up: the terminal in raw mode and out of it again on every way out, and signals.
+//! Host set-up: the terminal in raw mode and out of it again on every way out, signals, and filters of system calls.
 //!
 //! The only module of this crate with `unsafe` code.
 #![allow(unsafe_code)]
+
+pub(crate) mod seccomp;
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};

@@ -29,6 +29,7 @@ mod pause;
 pub mod qmp;
 mod rate_limit;
 mod run;
+pub mod sandbox;
 #[cfg(test)]
 mod scripted;
 mod service;
@@ -51,6 +52,7 @@ pub use log_file::{LogFile, LogWriter, start_log};
 pub use metrics::{Exporter, MetricsTarget};
 pub use rate_limit::RateLimit;
 pub use run::{Surroundings, run};
+pub use sandbox::Sandbox;
 pub use service::PidFile;
 pub use system_information::Identity;
 pub use viewers::{FeedWriter, Viewers};

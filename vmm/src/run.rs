@@ -17,6 +17,7 @@ use crate::loader::Error as LoadError;
 use crate::log_file::LogFile;
 use crate::metrics::Exporter;
 use crate::qmp::Server;
+use crate::sandbox::{Kind, enter_thread};
 use crate::service;
 use crate::viewers::Viewers;
 
@@ -84,7 +85,8 @@ fn run_to_end(
         (None, true) => Input::Raw,
         (Some(_), true) => Input::Typed,
     };
-    let exporting = metrics.map(|metrics| metrics.start(board, output, || {})).transpose()?;
+    let exporting =
+        metrics.map(|metrics| metrics.start(board, output, || enter_thread(Kind::Metrics))).transpose()?;
     let (done, all_done) = channel();
     let (start, all_started) = channel::<()>();
     let mut threads = Vec::new();
@@ -101,6 +103,7 @@ fn run_to_end(
         service::ready();
     }
     log::debug!("running on {} CPUs", threads.len());
+    enter_thread(Kind::EventLoop);
     if let Err(error) = serve(board, &signals, Clients { input, qmp, viewers, logs, grace }) {
         board.control.end(End::Failed(error));
     }
@@ -122,6 +125,7 @@ fn spawn(
     thread.spawn(move || {
         let _done = done;
         let _watch = EndOnPanic(board.control.clone());
+        enter_thread(Kind::Cpu);
         board.note_thread(cpu.address());
         drop(start);
         board.run(&mut *cpu);

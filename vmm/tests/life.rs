@@ -13,6 +13,8 @@ use tempfile::TempDir;
 /// Longest that anything may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// A mediated device of the built-in AP host.
+const MDEV: &str = "62177883-f1bb-47f0-914d-32a22e3a8804";
 /// SERVICE CALL, command in register 2, SCCB in register 3.
 const SERVC_2_3: [u8; 4] = [0xb2, 0x20, 0x00, 0x23];
 /// A branch to itself.
@@ -295,5 +297,59 @@ fn a_guest_that_does_not_power_off() {
     let mut guest = Guest::start(&["--console", "file=console", "--shutdown-timeout", "0"], &[]);
     guest.until_text("console", "hello");
     guest.kill("-TERM");
+    assert_eq!(guest.end().0, Some(4));
+}
+
+/// The states of a process's threads, as `/proc` has them, by name.
+fn threads(number: u32) -> Vec<(String, String)> {
+    let tasks = fs::read_dir(format!("/proc/{number}/task")).unwrap();
+    let read = |path: PathBuf| fs::read_to_string(path).ok();
+    tasks
+        .filter_map(|task| {
+            let task = task.unwrap().path();
+            Some((read(task.join("comm"))?.trim().to_owned(), read(task.join("status"))?))
+        })
+        .collect()
+}
+
+#[test]
+fn privileges_are_given_up() {
+    let own = fs::read_to_string("/proc/self/status").unwrap();
+    if std::env::var_os("ADJUNCT_RUNNER").is_some() || !own.contains("Seccomp_filters:") {
+        println!("skipped: system calls are not filtered here, or the kernel does not tell");
+        return;
+    }
+    let field = |status: &str, name: &str| -> String {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect(name);
+        line.trim_start_matches(':').trim().to_owned()
+    };
+    let filters = |status: &str| field(status, "Seccomp_filters").parse::<u32>().unwrap();
+    let before = filters(&own);
+    let flags = ["--console", "file=console", "--metrics", "file=m", "--ap-mdev", MDEV, "--cpus", "2"];
+    let mut guest = Guest::start(&flags, &[]);
+    guest.until_text("console", "hello");
+    guest.until_text("m", "adjunct_ap_queues");
+    // All threads: the process's filter and that of their kind.
+    guest.until("every thread has its filter", |g| {
+        threads(g.child.id()).iter().all(|(_, status)| filters(status) == before + 2)
+    });
+    let found = threads(guest.child.id());
+    let names: Vec<_> = found.iter().map(|(name, _)| name.as_str()).collect();
+    for name in ["adjunct", "cpu0", "cpu1", "console", "metrics", "ap-card-0"] {
+        assert!(names.contains(&name), "{name} in {names:?}");
+    }
+    for (name, status) in &found {
+        assert_eq!(field(status, "NoNewPrivs"), "1", "{name}");
+        for set in ["CapPrm", "CapEff", "CapInh", "CapAmb"] {
+            assert_eq!(field(status, set), "0000000000000000", "{name} {set}");
+        }
+    }
+    guest.kill("-INT");
+    assert_eq!(guest.end(), (Some(4), "adjunct: ended by SIGINT\n".into()));
+
+    let mut guest = Guest::start(&["--console", "file=console", "--sandbox", "off"], &[]);
+    guest.until_text("console", "hello");
+    assert!(threads(guest.child.id()).iter().all(|(_, status)| filters(status) == before));
+    guest.kill("-INT");
     assert_eq!(guest.end().0, Some(4));
 }

@@ -45,5 +45,6 @@ pub use fault::{Answer, Fault};
 pub use guest::{GuestAp, GuestCrycb, PqapHook};
 pub use hardware::{ApMachine, Hardware};
 pub use notifier::{Notifier, Resources};
+pub use pool::set_worker_entry;
 pub use queue::{AdapterState, Dequeue, QueueStatistics};
 pub use status::{QueueInformation, ResponseCode, Status};

@@ -3,10 +3,20 @@
 use std::collections::VecDeque;
 use std::io;
 use std::num::NonZero;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::thread::{self, JoinHandle};
 
 use crate::queue::Queue;
+
+/// What each worker thread does first.
+static ENTRY: OnceLock<fn()> = OnceLock::new();
+
+/// Has each thread that cards compute on from now on call `entry` first: to give up privileges, say. Only the first call
+/// has an effect.
+pub fn set_worker_entry(entry: fn()) {
+    // A second entry is what the documentation says it is.
+    let _ = ENTRY.set(entry);
+}
 
 /// A bounded set of worker threads that serve queues in turn. The first thread starts at once, so that a host that refuses
 /// threads is found out then; the others when there is work for them.
@@ -101,6 +111,9 @@ impl Shared {
     }
 
     fn run(self: Arc<Self>) {
+        if let Some(entry) = ENTRY.get() {
+            entry();
+        }
         while let Some(queue) = self.next() {
             let (job, more) = queue.take_job();
             if more {

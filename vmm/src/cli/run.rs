@@ -11,7 +11,8 @@ use vmm::devices::{Attachment, Connections, Devices};
 use vmm::qmp::{About, Server};
 use vmm::{
     Accel, BadArgument, Board, Boot, Config, ConsoleTarget, Control, End, Exporter, Identity, Listener,
-    LoadError, LogFile, LogWriter, Options, Output, Parts, PidFile, Surroundings, Viewers, host, start_log,
+    LoadError, LogFile, LogWriter, Options, Output, Parts, PidFile, Surroundings, Viewers, host, sandbox,
+    start_log,
 };
 use zarch::FacilityList;
 
@@ -69,7 +70,15 @@ fn run(config: &Config) -> anyhow::Result<End> {
     let _pidfile = config.pidfile.as_deref().map(PidFile::create).transpose().context("--pidfile")?;
     let storage = Arc::new(Storage::new(config.memory)?);
     let Backend { vm, cpus, clock, machine_type, facilities } = backend(config, model, storage.clone())?;
-    let Console { output, viewers, file } = Console::open(&config.console).context("--console")?;
+    let Console { writer, viewers, file } = Console::open(&config.console).context("--console")?;
+    let qmp = Server::bind(&config.qmp, About::default())?;
+    let metrics = config.metrics.as_ref().map(Exporter::new).transpose()?;
+    // Everything that is named is open. No other thread runs yet.
+    let changed = config.written().into_iter().map(|(_, path)| path.to_owned()).collect();
+    ap::card::prepare_crypto();
+    sandbox::enter_process(config.sandbox, &sandbox::Paths { changed }).context("--sandbox")?;
+    ap::set_worker_entry(|| sandbox::enter_thread(sandbox::Kind::Card));
+    let output = Output::new(writer)?;
     let to = Connections {
         storage: storage.clone(),
         vm: vm.clone(),
@@ -78,8 +87,6 @@ fn run(config: &Config) -> anyhow::Result<End> {
         output: output.clone(),
     };
     let devices = Devices::new(config, attachment, to).context("start the crypto cards")?;
-    let qmp = Server::bind(&config.qmp, About::default())?;
-    let metrics = config.metrics.as_ref().map(Exporter::new).transpose()?;
     let control = Arc::new(Control::new(vm.clone()).context("make an event descriptor")?);
     let board = Board::new(Parts {
         storage,
@@ -105,7 +112,8 @@ fn run(config: &Config) -> anyhow::Result<End> {
     Ok(vmm::run(&Arc::new(board), cpus, around)?)
 }
 
-fn cpu_model(config: &Config) -> Result<cpu::CpuModel, BadArgument> {
+/// The CPU model that `config` names.
+pub fn cpu_model(config: &Config) -> Result<cpu::CpuModel, BadArgument> {
     let model = cpu::CpuModel::named(&config.cpu_model).ok_or_else(|| {
         BadArgument::new(
             "--cpu-model",
@@ -184,7 +192,7 @@ fn host_cpus(
 
 /// Where the guest's console writes to, and who may watch and type there.
 struct Console {
-    output: Arc<Output>,
+    writer: Box<dyn Write + Send>,
     viewers: Option<Viewers>,
     file: Option<Arc<LogFile>>,
 }
@@ -192,7 +200,7 @@ struct Console {
 impl Console {
     fn open(target: &ConsoleTarget) -> anyhow::Result<Self> {
         let (mut viewers, mut file) = (None, None);
-        let to: Box<dyn Write + Send> = match target {
+        let writer: Box<dyn Write + Send> = match target {
             ConsoleTarget::Stdio => Box::new(io::stdout()),
             ConsoleTarget::None => Box::new(io::sink()),
             ConsoleTarget::File(path) => {
@@ -208,6 +216,6 @@ impl Console {
                 Box::new(viewers.insert(Viewers::at(listener)?).writer())
             }
         };
-        Ok(Self { output: Output::new(to)?, viewers, file })
+        Ok(Self { writer, viewers, file })
     }
 }

@@ -33,6 +33,11 @@ use crate::host;
 use std::any::Any;
 use std::sync::Arc;
 
+/// Has the crypto library read its configuration now; later the process may have given up access to files.
+pub fn prepare_crypto() {
+    openssl::init();
+}
+
 /// An emulated card. Host threads may have requests processed at the same time, for one queue or for many.
 pub trait Card: Any + Send + Sync {
     /// What TAPQ tells about each queue of the card.
