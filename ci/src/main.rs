@@ -1,4 +1,5 @@
-//! Developer and CI commands: `cargo xtask demo`, `build`, `test`, `guest-tests`, `bench`, `guest`, `setup`.
+//! Developer and CI commands: `cargo xtask demo`, `build`, `test`, `guest-tests`, `bench`, `guest`, `dist`,
+//! `package`, `setup`.
 //!
 //! Everything these need beyond Rust is fetched here: host packages by apt, the guest as Debian packages of
 //! another architecture. Nothing in this crate needs a system library, as it is compiled first.
@@ -15,6 +16,7 @@ mod guest_tests;
 mod initramfs;
 mod machine;
 mod matrix;
+mod package;
 mod plug;
 mod report;
 mod rsa;
@@ -83,6 +85,14 @@ enum Command {
         /// Ask the archive for newer packages, even if a guest is there
         #[arg(long)]
         refresh: bool,
+    },
+    /// Build `adjunct`, its manual pages, completions and schema below target/dist
+    Dist,
+    /// Make packages below target/dist
+    Package {
+        /// Which; both unless given
+        #[arg(long = "kind")]
+        kinds: Vec<package::Kind>,
     },
     /// Install what builds need and fetch what tests and measurements run
     Setup,
@@ -156,6 +166,19 @@ fn run(arguments: Arguments) -> Result<bool> {
         Command::Guest { refresh } => {
             let guest = guest::assemble(&target, refresh)?;
             println!("kernel {}\ninitrd {}", guest.kernel.display(), guest.initrd.display());
+            Ok(true)
+        }
+        Command::Dist => {
+            stage("packages", tools::build_packages)?;
+            println!("{}", package::dist(&workspace, &target)?.display());
+            Ok(true)
+        }
+        Command::Package { kinds } => {
+            stage("packages", tools::build_packages)?;
+            let kinds = if kinds.is_empty() { vec![package::Kind::Deb, package::Kind::Rpm] } else { kinds };
+            for kind in kinds {
+                println!("{}", package::package(&workspace, &target, kind)?.display());
+            }
             Ok(true)
         }
         Command::Setup => {

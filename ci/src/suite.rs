@@ -12,6 +12,7 @@ use crate::demo::{self, MDEV};
 use crate::guest::{self, Guest};
 use crate::guest_tests::{self, Means};
 use crate::machine::{Boot, Emulator, Ended, watch};
+use crate::package;
 use crate::plug;
 use crate::report::{Report, Verdict, stage};
 use crate::rsa::{Key, Operation};
@@ -50,6 +51,9 @@ pub fn run(workspace: &Path, target: &Path) -> Result<Report> {
     if let Ok(adjunct) = &adjunct {
         let means = Means { adjunct, guest: &guest, qemu: &qemu };
         stage("guest tests", || guest_tests::run_with(workspace, target, &means, true, &mut report))?;
+    }
+    if adjunct.is_ok() {
+        stage("packages of adjunct", || package::check(workspace, target, &mut report))?;
     }
     // Without an archive to fetch it from there is no guest, which says nothing about the project.
     if let Err(e) = &guest {

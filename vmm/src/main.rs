@@ -36,6 +36,18 @@ enum Command {
     /// Watch a running guest's console and type there (run it with --console unix:SOCKET)
     #[command(after_help = cli::console::AFTER_HELP)]
     Console(cli::console::Arguments),
+    /// What this host can do for guests, and what to do about what it cannot
+    #[command(after_help = cli::doctor::AFTER_HELP)]
+    Doctor(cli::doctor::Arguments),
+    /// Tell whether a guest could be started from a configuration file
+    CheckConfig(cli::check_config::Arguments),
+    /// Print the JSON schema of the configuration file
+    ConfigSchema,
+    /// Print a completion script for a shell
+    Completions(cli::documents::CompletionArguments),
+    /// Write manual pages, completions and the schema, for packages
+    #[command(hide = true)]
+    Documents(cli::documents::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -45,5 +57,10 @@ fn main() -> ExitCode {
         Command::Ctl(arguments) => cli::ctl::main(&arguments),
         Command::Ap(ap) => ap.run(),
         Command::Console(arguments) => cli::console::main(&arguments),
+        Command::Doctor(arguments) => cli::doctor::main(&arguments),
+        Command::CheckConfig(arguments) => cli::check_config::main(&arguments),
+        Command::ConfigSchema => cli::documents::config_schema(),
+        Command::Completions(arguments) => cli::documents::completions(&arguments),
+        Command::Documents(arguments) => cli::documents::main(&arguments),
     })
 }

@@ -2,7 +2,10 @@
 
 pub mod ap;
 pub mod ap_host;
+pub mod check_config;
 mod client;
 pub mod console;
 pub mod ctl;
+pub mod doctor;
+pub mod documents;
 pub mod run;

@@ -1,0 +1,190 @@
+//! What is installed beside the program, and packages of all of it for Debian and for RPM's distributions.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::apt::run;
+use crate::demo;
+use crate::report::{Report, Verdict, stage};
+
+/// A kind of package.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Kind {
+    /// Debian's, by cargo-deb.
+    Deb,
+    /// RPM, by cargo-generate-rpm.
+    Rpm,
+}
+
+impl Kind {
+    /// The cargo command that makes it, its version and what it is called with.
+    fn tool(self) -> (&'static str, &'static str, &'static [&'static str]) {
+        match self {
+            Kind::Deb => {
+                ("cargo-deb", "3.8.0", &["deb", "--package", "vmm", "--no-build", "--no-strip", "--output"])
+            }
+            Kind::Rpm => ("cargo-generate-rpm", "0.21.1", &["generate-rpm", "--package", "vmm", "--output"]),
+        }
+    }
+
+    fn file(self) -> &'static str {
+        match self {
+            Kind::Deb => "adjunct.deb",
+            Kind::Rpm => "adjunct.rpm",
+        }
+    }
+}
+
+/// Builds the program and all that is made from it, below `target/dist`; that directory.
+pub fn dist(workspace: &Path, target: &Path) -> Result<PathBuf> {
+    let adjunct = demo::build(workspace)?;
+    let directory = target.join("dist");
+    fs::create_dir_all(directory.join("bin"))?;
+    fs::copy(&adjunct, directory.join("bin/adjunct")).context("copy the program")?;
+    run(Command::new(&adjunct).arg("documents").arg(&directory))?;
+    Ok(directory)
+}
+
+/// Makes a package below `target/dist`; its path.
+pub fn package(workspace: &Path, target: &Path, kind: Kind) -> Result<PathBuf> {
+    let directory = dist(workspace, target)?;
+    let (tool, version, arguments) = kind.tool();
+    let bin = provide(target, tool, version)?;
+    let file = directory.join(kind.file());
+    // cargo finds its subcommands in PATH. Both read what to pack, and where to, in the program's manifest.
+    let path = std::env::join_paths(
+        [bin].into_iter().chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())),
+    )?;
+    // The manifest's paths lead to the workspace's own target directory.
+    let mut command = Command::new(env!("CARGO"));
+    command.current_dir(workspace).env("PATH", path).env_remove("CARGO_TARGET_DIR");
+    run(command.args(arguments).arg(&file))?;
+    ensure!(file.exists(), "{tool} made no {}", file.display());
+    Ok(file)
+}
+
+/// The directory of a cargo command of that version, built below `target/tools` unless it is there.
+fn provide(target: &Path, tool: &str, version: &str) -> Result<PathBuf> {
+    let root = target.join("tools");
+    let bin = root.join("bin");
+    let found = Command::new(bin.join(tool)).arg("--version").stderr(Stdio::null()).output();
+    let there =
+        found.is_ok_and(|o| o.status.success() && String::from_utf8_lossy(&o.stdout).contains(version));
+    if !there {
+        let mut install = Command::new(env!("CARGO"));
+        install
+            .args(["install", "--quiet", "--locked", "--force", "--version", version, "--root"])
+            .arg(&root)
+            .arg(tool);
+        install.env("CARGO_TARGET_DIR", root.join("build"));
+        run(&mut install).with_context(|| format!("build {tool} {version}"))?;
+    }
+    Ok(bin)
+}
+
+/// Makes a Debian package, unpacks it and looks whether everything is where it belongs and good.
+pub fn check(workspace: &Path, target: &Path, report: &mut Report) -> Result<()> {
+    unit(workspace, target, report);
+    let deb = match stage("a Debian package", || package(workspace, target, Kind::Deb)) {
+        Ok(deb) => deb,
+        Err(e) => {
+            report.check(Verdict::Skipped, "package", &format!("{e:#}"));
+            return Ok(());
+        }
+    };
+    let root = tempfile::tempdir()?;
+    run(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(root.path()))?;
+    let version = run(Command::new(root.path().join("usr/bin/adjunct")).arg("--version"))?;
+    let wanted = format!("adjunct {}", env!("CARGO_PKG_VERSION"));
+    report.expect(version.trim() == wanted, "package", &format!("the program in it says {}", version.trim()));
+
+    let missing: Vec<_> = INSTALLED.iter().filter(|file| !root.path().join(file).is_file()).collect();
+    let text = if missing.is_empty() { String::new() } else { format!(", without {missing:?}") };
+    report.expect(missing.is_empty(), "package", &format!("{} files in it{text}", INSTALLED.len()));
+
+    let completion = root.path().join(INSTALLED[1]);
+    let script = format!(
+        "source {}; COMP_WORDS=(adjunct ru); COMP_CWORD=1; COMPREPLY=(); _adjunct adjunct ru adjunct; \
+         printf '%s\\n' \"${{COMPREPLY[@]}}\"",
+        completion.display()
+    );
+    match Command::new("bash").args(["--norc", "-c", &script]).output() {
+        Err(e) => report.check(Verdict::Skipped, "package", &format!("completion: bash: {e}")),
+        Ok(output) => {
+            let text = String::from_utf8_lossy(&output.stdout);
+            report.expect(
+                text.lines().any(|l| l == "run"),
+                "package",
+                &format!("bash completes 'ru' to {:?}", text.trim()),
+            );
+        }
+    }
+    let page = root.path().join(INSTALLED[0]);
+    match Command::new("man").args(["--warnings", "-l"]).arg(&page).output() {
+        Err(e) => report.check(Verdict::Skipped, "package", &format!("manual page: man: {e}")),
+        Ok(output) => {
+            let good =
+                output.status.success() && String::from_utf8_lossy(&output.stdout).contains("--memory");
+            report.expect(good, "package", "man shows the page of adjunct run");
+        }
+    }
+    Ok(())
+}
+
+/// Files of the package that somebody looks for by name.
+const INSTALLED: [&str; 8] = [
+    "usr/share/man/man1/adjunct-run.1.gz",
+    "usr/share/bash-completion/completions/adjunct",
+    "usr/share/man/man1/adjunct.1.gz",
+    "usr/share/zsh/vendor-completions/_adjunct",
+    "usr/share/fish/vendor_completions.d/adjunct.fish",
+    "usr/lib/systemd/system/adjunct@.service",
+    "usr/share/adjunct/config.schema.json",
+    "usr/share/doc/adjunct/run.md",
+];
+
+/// What `systemd-analyze security` may give the unit at most, of 100: its scale says that up to 20 is OK.
+const EXPOSURE: &str = "20";
+
+/// Has systemd check the unit, with a program and a configuration in the places that it names.
+fn unit(workspace: &Path, target: &Path, report: &mut Report) {
+    let source = workspace.join("dist/adjunct@.service");
+    let run =
+        |arguments: &[&str], unit: &Path| Command::new("systemd-analyze").args(arguments).arg(unit).output();
+    if Command::new("systemd-analyze").arg("--version").output().is_err() {
+        report.check(Verdict::Skipped, "unit", "this machine has no systemd-analyze");
+        return;
+    }
+    let prepare = || -> Result<PathBuf> {
+        // systemd looks for the program that the unit names; here it is `true`.
+        let directory = target.join("unit");
+        fs::create_dir_all(&directory)?;
+        let unit = directory.join("adjunct@check.service");
+        fs::write(&unit, fs::read_to_string(&source)?.replace("/usr/bin/adjunct", "/bin/true"))?;
+        Ok(unit)
+    };
+    let unit = match prepare() {
+        Ok(unit) => unit,
+        Err(e) => return report.expect(false, "unit", &format!("{e:#}")),
+    };
+    match run(&["verify", "--man=no"], &unit) {
+        Err(e) => report.check(Verdict::Skipped, "unit", &e.to_string()),
+        Ok(output) => {
+            let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+            // What systemd says of the machine's other units is not ours.
+            let ours: Vec<_> = errors.lines().filter(|line| line.contains("adjunct@")).collect();
+            report.expect(ours.is_empty(), "unit", &format!("systemd-analyze verify {}", ours.join("; ")));
+        }
+    }
+    match run(&["security", "--offline=true", "--no-pager", &format!("--threshold={EXPOSURE}")], &unit) {
+        Err(e) => report.check(Verdict::Skipped, "unit", &e.to_string()),
+        Ok(output) => {
+            let text = String::from_utf8_lossy(&output.stdout);
+            let overall = text.lines().last().unwrap_or_default().trim().to_owned();
+            report.expect(output.status.success(), "unit", &format!("systemd-analyze security: {overall}"));
+        }
+    }
+}
