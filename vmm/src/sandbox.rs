@@ -48,6 +48,8 @@ pub enum Kind {
     Card,
     /// Tells figures.
     Metrics,
+    /// Carries out what an AP host in another process wants.
+    ApHost,
 }
 
 /// What the threads of this process do when they start.
@@ -402,9 +404,14 @@ fn rules(kind: Kind) -> Vec<Rule> {
             add(FILES, Verdict::Allow);
             add(SOCKETS, Verdict::Allow);
         }
+        Kind::ApHost => {
+            add(NO_FILES, denied);
+            add(SOCKETS, Verdict::Allow);
+            add(&[libc::SYS_poll, libc::SYS_ppoll, libc::SYS_timerfd_settime], Verdict::Allow);
+        }
     }
-    if matches!(kind, Kind::EventLoop) {
-        // systemd's socket is a UNIX socket.
+    if matches!(kind, Kind::EventLoop | Kind::Metrics) {
+        // systemd's socket and that of an AP host are UNIX sockets.
         rules.push(Rule {
             call: libc::SYS_socket,
             when: When::OneOf(0, &[libc::AF_UNIX as u32]),
@@ -431,7 +438,8 @@ mod tests {
     use std::os::unix::process::ExitStatusExt;
     use std::process::{Command, ExitStatus};
 
-    const KINDS: [Kind; 5] = [Kind::Cpu, Kind::EventLoop, Kind::Console, Kind::Card, Kind::Metrics];
+    const KINDS: [Kind; 6] =
+        [Kind::Cpu, Kind::EventLoop, Kind::Console, Kind::Card, Kind::Metrics, Kind::ApHost];
     /// What a child of a test is to do.
     const ORDER: &str = "ADJUNCT_SANDBOX_ORDER";
     /// Where it may write.

@@ -20,6 +20,7 @@ use crycb::{Apqn, Matrix};
 
 use super::crypto::{ThisGuest, chain};
 use crate::ap_control::{ApControl, Plugged};
+use crate::sandbox::{Kind, enter_thread};
 
 /// How often a reset in progress is looked at.
 const RESET_LOOK: Duration = Duration::from_millis(2);
@@ -85,7 +86,10 @@ impl RemoteHost {
         for order in early {
             follower.carry_out(Incoming::Order(order))?;
         }
-        let follower = Builder::new().name("ap-host".into()).spawn(|| follower.run())?;
+        let follower = Builder::new().name("ap-host".into()).spawn(|| {
+            enter_thread(Kind::ApHost);
+            follower.run();
+        })?;
         let changing = Mutex::default();
         Ok(Self { path, sender, guest, shared, changing, follower: Some(follower) })
     }

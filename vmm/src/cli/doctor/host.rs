@@ -421,7 +421,7 @@ mod tests {
             ("sys/bus/ap", None, "ap-bus", Bad, ["no AP instructions", "modprobe ap"]),
             ("sys/bus/ap/devices/card05", None, "ap-bus", Bad, ["no cards", "chzcrypt --config-on"]),
             ("sys/bus/ap/apmask", Some(ONES), "masks", Bad, ["host's own", "chzdev -t ap apmask=-5"]),
-            ("sys/bus/ap/apmask", Some("x"), "masks", Bad, ["cannot be read", "4.20"]),
+            ("sys/bus/ap/apmask", Some("zz"), "masks", Bad, ["cannot be read", "4.20"]),
             (mdev, None, "mdevs", Bad, ["no mediated device", "mdevctl define"]),
             ("dev/vfio", None, "vfio", Bad, ["no /dev/vfio/vfio", "modprobe"]),
             ("proc/self/limits", Some(limits), "memlock", Bad, ["only 65536", "LimitMEMLOCK"]),
