@@ -19,8 +19,8 @@ pub(super) struct Steps<'h> {
     told: BTreeMap<Uuid, Arc<Slot>>,
     /// Resets that have not ended.
     resets: Vec<Reset>,
-    /// Queues whose ZAPQ was answered for good.
-    answered: Vec<Apqn>,
+    /// Queues whose reset is over, whatever the outcome, with what follows from it to be done.
+    over: Vec<Apqn>,
     /// How the resets of this operation ended.
     outcomes: BTreeMap<Apqn, u8>,
 }
@@ -29,17 +29,13 @@ struct Reset {
     apqn: Apqn,
     /// What ZAPQ answered: after 02, 05 and 0A it did nothing and is issued again.
     answer: u8,
+    /// How often TAPQ was asked.
+    looks: u32,
 }
 
 impl<'h> Steps<'h> {
     pub(super) fn of(host: &'h ApHost) -> Self {
-        Self {
-            host,
-            told: BTreeMap::new(),
-            resets: Vec::new(),
-            answered: Vec::new(),
-            outcomes: BTreeMap::new(),
-        }
+        Self { host, told: BTreeMap::new(), resets: Vec::new(), over: Vec::new(), outcomes: BTreeMap::new() }
     }
 
     /// One event, for the mediated device `uuid` if it concerns one: under the guests lock, the VM lock of its guest and the
@@ -112,57 +108,56 @@ impl<'h> Steps<'h> {
         self.outcomes.insert(apqn, code);
         if in_progress {
             self.resets.retain(|reset| reset.apqn != apqn);
-            self.resets.push(Reset { apqn, answer });
+            self.resets.push(Reset { apqn, answer, looks: 0 });
         } else {
             self.host.machine.release_interruption(apqn);
-            self.answered.push(apqn);
+            self.over.push(apqn);
         }
-        // What follows from an end, `settle` sees to: the locks of another mediated device may be needed.
+        // What follows from its end, `settle` sees to.
         let _ = vfio_ap.record_reset(apqn, code, false);
     }
 
     /// Waits for the resets begun so far, without any lock that another guest needs, but not for ever: a queue that does not
     /// come back stays unpassable and does not stop the operation.
     pub(super) fn settle(&mut self) {
-        loop {
-            self.settle_answered();
-            if self.resets.is_empty() {
-                return;
-            }
-            for _ in 0..RESET_LOOKS {
-                if self.resets.is_empty() {
-                    break;
-                }
+        while !self.resets.is_empty() || !self.over.is_empty() {
+            if !self.resets.is_empty() {
                 self.host.machine.pause(RESET_INTERVAL);
-                for reset in std::mem::take(&mut self.resets) {
-                    self.look(reset);
-                }
             }
-            let late: Vec<Apqn> = std::mem::take(&mut self.resets).iter().map(|reset| reset.apqn).collect();
-            for apqn in &late {
+            for mut reset in std::mem::take(&mut self.resets) {
+                reset.looks += 1;
+                self.look(reset);
+            }
+            let late = |reset: &mut Reset| reset.looks >= RESET_LOOKS;
+            for Reset { apqn, .. } in self.resets.extract_if(.., late).collect::<Vec<_>>() {
                 log::warn!("reset of queue {apqn}: not ended after {:?}", RESET_INTERVAL * RESET_LOOKS);
-                self.failed(*apqn);
+                self.failed(apqn);
+                self.over.push(apqn);
             }
-            // What this begins are resets of other queues of adapters that leave an APCB now, so there is an end to it.
-            self.end(&late);
+            self.filter_again();
         }
     }
 
-    fn settle_answered(&mut self) {
-        while !self.answered.is_empty() {
-            let answered = std::mem::take(&mut self.answered);
-            self.end(&answered);
-        }
-    }
-
-    /// The resets of these queues are over: an adapter that waited for one may come, one with a failed one must go. The queues
-    /// themselves are not reset again at once.
-    fn end(&mut self, queues: &[Apqn]) {
-        for &apqn in queues {
-            let code = self.outcomes.get(&apqn).copied().unwrap_or_default();
+    /// What follows from the ends of resets: an adapter that waited for one may come, one with a failed one must go, for which
+    /// its other queues are reset. A queue that failed is not tried again, so there is an end to it.
+    ///
+    /// Not while queues that a guest keeps are being reset: their adapters would leave its device and come back.
+    fn filter_again(&mut self) {
+        let over: Vec<Apqn> = {
+            let _guests = self.host.guests.lock();
+            let vfio_ap = self.host.vfio_ap.lock();
+            let device = |apqn: Apqn| vfio_ap.mdev_of(apqn);
+            let kept = self.resets.iter().filter_map(|r| device(r.apqn).filter(|m| m.shadow.test(r.apqn)));
+            let busy: Vec<Uuid> = kept.map(|mdev| mdev.uuid).collect();
+            let ready = |apqn: &mut Apqn| device(*apqn).is_none_or(|mdev| !busy.contains(&mdev.uuid));
+            self.over.extract_if(.., ready).collect()
+        };
+        let failed: Vec<Apqn> = over.iter().copied().filter(|q| !passable_after(self.outcomes[q])).collect();
+        for apqn in over {
+            let code = self.outcomes[&apqn];
             self.queue_step(apqn, |vfio_ap| {
                 let mut effects = vfio_ap.record_reset(apqn, code, true);
-                effects.resets.retain(|queue| !queues.contains(queue));
+                effects.resets.retain(|queue| !failed.contains(queue));
                 effects
             });
         }
@@ -189,7 +184,8 @@ impl<'h> Steps<'h> {
             }
         }
         self.outcomes.insert(apqn, code);
-        self.end(&[apqn]);
+        self.queue_step(apqn, |vfio_ap| vfio_ap.record_reset(apqn, code, false));
+        self.over.push(apqn);
         if passable_after(code) {
             self.host.machine.release_interruption(apqn);
         } else {
@@ -208,12 +204,12 @@ impl<'h> Steps<'h> {
     /// Tells the guests, then waits for the resets. Returns how those ended. A guest that may get something by the end of one of
     /// these resets is told then, once.
     pub(super) fn finish(mut self) -> BTreeMap<Apqn, u8> {
-        self.settle_answered();
         let awaiting: Vec<Uuid> = {
             let _guests = self.host.guests.lock();
             let vfio_ap = self.host.vfio_ap.lock();
-            let awaited = |reset: &&Reset| vfio_ap.queue(reset.apqn).is_some_and(|queue| queue.awaited);
-            let devices = self.resets.iter().filter(awaited).filter_map(|reset| vfio_ap.mdev_of(reset.apqn));
+            let queues = self.resets.iter().map(|reset| reset.apqn).chain(self.over.iter().copied());
+            let awaited = queues.filter(|apqn| vfio_ap.queue(*apqn).is_some_and(|queue| queue.awaited));
+            let devices = awaited.filter_map(|apqn| vfio_ap.mdev_of(apqn));
             devices.map(|mdev| mdev.uuid).collect()
         };
         let mut later = std::mem::take(&mut self.told);

@@ -486,6 +486,14 @@ fn found() {
             Op::Assign(0, Which::Domain, 5),
         ],
     );
+    // A reset of the device, whose end brings one adapter back while others are still being reset, must not unplug those.
+    let back = [
+        Op::Behave((4, 5), Mode::Gone),
+        Op::Reset(0),
+        Op::Behave((4, 5), Mode::Good),
+        Op::Behave((3, 5), Mode::Slow(2)),
+    ];
+    check(working(&[3, 4], &[4, 5]), &[&back[..], &[Op::Reset(0)]].concat());
     let standby = Op::Configure(vec![Change::Condition(3, 3)]);
     check(
         working(&[3, 4], &[4, 5]),

@@ -390,39 +390,44 @@ impl Naive {
         }
     }
 
-    /// All resets come to their end (apq_reset_check): the good ones first, then those that wait to the deadline. The end of
-    /// a reset is an occasion to filter: for what was left out because of it, and for what must go because of it.
+    /// All resets come to their end (apq_reset_check). The end of a reset is an occasion to filter: for what was left out because
+    /// of it, and for what must go because of it. A queue that failed is not tried again at once.
     fn finish(&mut self) -> BTreeMap<Queue, u8> {
         let mut outcomes = BTreeMap::new();
-        loop {
-            let outcome = |q: &Queue| match (self.adapters.get(&q.0), self.modes.get(q)) {
-                (None, _) => 1,
-                (Some((_, condition)), _) if *condition != 0 => *condition,
-                (_, Some(Mode::Stuck)) => 2,
-                (_, Some(Mode::Gone)) => 1,
-                _ => 0,
-            };
-            let Some(q) = self.pending.iter().copied().max_by_key(|q| passable(outcome(q))) else {
-                return outcomes;
-            };
-            let code = outcome(&q);
-            self.pending.remove(&q);
-            outcomes.insert(q, code);
-            let Some(device) = self.queues.get_mut(&q) else { continue };
-            device.last = code;
-            let waited = passable(code) && std::mem::take(&mut device.waited_for);
-            let owner = self.mdevs.iter().find(|(_, m)| m.assigned(q)).map(|(d, _)| *d);
-            if let (Some(d), Some(Driver::VfioAp)) = (owner, device.driver)
-                && (waited || (!passable(code) && self.mdevs[&d].reachable(q)))
-            {
-                self.filter(d);
-                // The queue that failed is not tried again at once.
-                if !passable(code) {
-                    self.pending.remove(&q);
-                    self.queues.get_mut(&q).expect("looked at above").last = code;
+        while !self.pending.is_empty() {
+            let over = std::mem::take(&mut self.pending);
+            for q in &over {
+                let code = match (self.adapters.get(&q.0), self.modes.get(q)) {
+                    (None, _) => 1,
+                    (Some((_, condition)), _) if *condition != 0 => *condition,
+                    (_, Some(Mode::Stuck)) => 2,
+                    (_, Some(Mode::Gone)) => 1,
+                    _ => 0,
+                };
+                outcomes.insert(*q, code);
+                if let Some(device) = self.queues.get_mut(q) {
+                    device.last = code;
+                }
+            }
+            for q in &over {
+                let good = passable(outcomes[q]);
+                let Some(device) = self.queues.get_mut(q) else { continue };
+                let waited = good && std::mem::take(&mut device.waited_for);
+                let bound = device.driver == Some(Driver::VfioAp);
+                let owner =
+                    self.mdevs.iter().find(|(_, m)| m.assigned(*q)).map(|(d, m)| (*d, m.reachable(*q)));
+                let Some((d, reachable)) = owner.filter(|_| bound) else { continue };
+                if waited || (!good && reachable) {
+                    self.filter(d);
+                }
+                for failed in over.iter().filter(|q| !passable(outcomes[q])) {
+                    if self.pending.remove(failed) {
+                        self.queues.get_mut(failed).expect("bound").last = outcomes[failed];
+                    }
                 }
             }
         }
+        outcomes
     }
 
     // The bus.

@@ -292,7 +292,7 @@ fn l3_a_poll_that_fails_still_frees() {
         s.machine.tapq_answers(q("05.0004"), &[0x02, code]);
         assert_eq!(s.host.reset_device(mdev(1)).unwrap_err().errno(), "EIO", "{code:02x}");
         let (zapq, release) = (Did::Zapq(q("05.0004")), Did::Release(q("05.0004")));
-        assert_eq!(s.log.take(), [zapq, Did::Masks(1, matrix("d4")), release, Did::Told(1)], "{code:02x}");
+        assert_eq!(s.log.take(), [zapq, release, Did::Masks(1, matrix("d4")), Did::Told(1)], "{code:02x}");
         assert_eq!(s.host.snapshot().queue(q("05.0004")).unwrap().last_reset, code);
     }
 }
