@@ -137,7 +137,7 @@ mod tests {
         check(
             Irq::channel_report(),
             0xfffe_1000,
-            &[(0, &[0, 0, 0, 0, 0x10, 0, 0, 0]), (8, &[0x00, 0x40, 0x0f, 0x1d, 0x40, 0x03, 0, 0])],
+            &[(0, &[0, 0, 0, 0, 0x10, 0, 0, 0]), (8, &[0x00, 0x40, 0x0f, 0x5d, 0x40, 0x33, 0, 0])],
         );
         let adapter = IoInterruption::adapter(3);
         check(Irq::io(adapter), 0x0400_0000, &[(8, &[0x98, 0, 0, 0])]);
