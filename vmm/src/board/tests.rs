@@ -330,6 +330,11 @@ fn crypto_queues() {
     assert_eq!(tapq(0x0504), (cc(0), 0));
     assert_eq!(crypto.machine().statistics(Apqn(0x0504)).unwrap().discards, 1);
     assert!(self::bench().board.devices.crypto().is_none(), "no AP");
+
+    // Asked to give the device back, the guest does.
+    crypto.host().unwrap().remove_mdev(mdev).unwrap();
+    assert_eq!(tapq(0x0504), (cc(3), 1));
+    assert!(crypto.control().plugged().is_none());
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Receiver;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use ap::card::{OpensslRandom, Random, SeededRandom};
 use ap::host::remote::VmClient;
@@ -152,12 +152,17 @@ impl Crypto {
         let host = match attachment.host {
             Source::Here(description) => {
                 let host = Arc::new(ApHost::new(&description, machine.clone()));
-                let (guest, none) = (guest.clone(), Mutex::new(None));
-                let plug = Plug { host, guest, device: none, changing: Mutex::new(()) };
+                let guest = guest.clone();
+                let plug = Arc::new_cyclic(|plug| Plug {
+                    host,
+                    guest: Arc::new(Asked { guest, plug: plug.clone() }),
+                    device: Mutex::new(None),
+                    changing: Mutex::new(()),
+                });
                 if let Some(device) = device {
                     plug.attach(&device).map_err(io::Error::other)?;
                 }
-                Host::Here(Arc::new(plug))
+                Host::Here(plug)
             }
             Source::Elsewhere(client, path) => {
                 let host = RemoteHost::new(*client, path, device, guest.clone(), machine.clone())?;
@@ -227,7 +232,7 @@ const FIRST_ID: &str = "ap0";
 /// The guest's device, and the host that it is of.
 struct Plug {
     host: Arc<ApHost>,
-    guest: Arc<ThisGuest>,
+    guest: Arc<Asked>,
     device: Mutex<Option<Plugged>>,
     /// Held by who plugs or unplugs, so that `device` says what the host says.
     changing: Mutex<()>,
@@ -306,5 +311,40 @@ impl Guest for ThisGuest {
         self.css.ap_config_changed(&*self.vm);
     }
 
+    /// Who has the device carries it out: [`Asked`], or the connection to another process.
     fn request(&self) {}
+}
+
+/// The guest, and what gives its device back when the host asks for it.
+struct Asked {
+    guest: Arc<ThisGuest>,
+    plug: Weak<Plug>,
+}
+
+impl Guest for Asked {
+    fn id(&self) -> u64 {
+        self.guest.id()
+    }
+
+    fn set_hook(&self, present: bool) {
+        self.guest.set_hook(present);
+    }
+
+    fn set_masks(&self, matrix: &Matrix) {
+        self.guest.set_masks(matrix);
+    }
+
+    fn config_changed(&self) {
+        self.guest.config_changed();
+    }
+
+    /// Unplugs at once: the host asks without a lock, and nobody asks who is plugging.
+    fn request(&self) {
+        let Some(plug) = self.plug.upgrade() else { return };
+        let Some(device) = plug.plugged() else { return };
+        match plug.unplug(&device) {
+            Ok(_) => log::info!("mdev {} given back, as its host asked", device.mdev),
+            Err(error) => log::warn!("give mdev {} back: {error}", device.mdev),
+        }
+    }
 }
