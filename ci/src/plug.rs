@@ -136,6 +136,8 @@ struct Session {
     random: Traffic,
     /// How long the guest took to see a change.
     delays: Vec<Duration>,
+    /// How often the adapter of [`GOES`] went.
+    gone: u64,
 }
 
 impl Session {
@@ -181,6 +183,7 @@ impl Session {
             traffic: BTreeMap::new(),
             random: Traffic::default(),
             delays: Vec::new(),
+            gone: 0,
         })
     }
 
@@ -235,6 +238,8 @@ impl Session {
     ) -> Result<()> {
         let began = Instant::now();
         self.operator(words)?;
+        // A type change is a departure and an arrival.
+        self.gone += u64::from(goes_on == Some(false) || words.contains(&"type"));
         let expected = self.expected()?;
         let same = self.until(AT_ONCE, "the guest to see the change", |s| s.bus == expected);
         let delay = began.elapsed();
@@ -274,6 +279,7 @@ impl Session {
         for round in 0..STORM {
             let verb = if round % 2 == 0 { "unassign" } else { "assign" };
             self.operator(&[verb, MDEV, "--adapter", if round % 4 < 2 { "5" } else { "0xa" }])?;
+            self.gone += u64::from(round % 4 == 0);
             // The guest's lines are taken off, or its console would wait for us.
             while let Ok(line) = self.lines.try_recv() {
                 self.take(line);
@@ -306,8 +312,14 @@ impl Session {
                 format!("{label}: {good} right, {wrong} wrong, {failed} failed (last error number {errno})");
             report.expect(fine && *wrong == 0 && *good > 0, "requests", &details);
         }
+        // Linux sends a request for random numbers once: one that is on the queue that goes fails, and the reader is told.
         let Traffic { good, failed, .. } = self.random;
-        report.expect(good > 0 && failed == 0, "random numbers", &format!("{good} reads, {failed} failed"));
+        let fine = good > failed && failed <= self.gone;
+        let details = format!(
+            "{good} reads, {failed} failed while an adapter that they may use went {} times",
+            self.gone
+        );
+        report.expect(fine, "random numbers", &details);
         drop(self.input.take());
         let status = self.guest.0.wait()?;
         report.expect(status.success(), "guest", &status.to_string());
