@@ -11,6 +11,7 @@ mod cross;
 mod deb;
 mod demo;
 mod description;
+mod fuzz;
 mod guest;
 mod guest_tests;
 mod initramfs;
@@ -70,6 +71,14 @@ enum Command {
         /// Leave out the third place
         #[arg(long)]
         no_nested: bool,
+    },
+    /// Give hostile inputs to readers and cards, for a time; needs Rust nightly
+    Fuzz {
+        /// How long, each target
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// One target only
+        target: Option<String>,
     },
     /// Measure boot, computation and RSA beside QEMU
     Bench {
@@ -153,6 +162,12 @@ fn run(arguments: Arguments) -> Result<bool> {
         }
         Command::GuestTests { no_nested } => {
             let report = guest_tests::run(&workspace, &target, !no_nested)?;
+            println!("{}", report.total());
+            Ok(report.good())
+        }
+        Command::Fuzz { seconds, target: only } => {
+            tools::build_packages()?;
+            let report = fuzz::run(&workspace, &target, only.as_deref(), seconds)?;
             println!("{}", report.total());
             Ok(report.good())
         }
