@@ -186,7 +186,12 @@ pub fn daemon_seeds() -> Vec<Vec<u8>> {
         Operation::Write { mdev, attribute: Attribute::UnassignDomain(text("0x4")) },
         Operation::WriteMask { mask: MaskAttribute::Apmask, value: text("-5,-6,-0xa") },
         Operation::Bind { queue: Apqn(0x0504), driver: Driver::VfioAp },
-        Operation::Unbind { queue: Apqn(0x0504) },
+        // Not bound any more when the next assignment filters.
+        Operation::Unbind { queue: Apqn(0x05ab) },
+        Operation::Write { mdev, attribute: Attribute::AssignDomain(text("0x47")) },
+        Operation::Configure { changes: Vec::new() },
+        Operation::Scan,
+        Operation::ResetDevice { mdev },
         Operation::RemoveMdev { mdev: UUID },
     ];
     let line = |message: &ToDaemon| serde_json::to_string(message).expect("a message") + "\n";
