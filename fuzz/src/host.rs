@@ -181,14 +181,15 @@ pub fn daemon_seeds() -> Vec<Vec<u8>> {
     let mdev = Description::builtin().mdevs().first().map_or(UUID, |(uuid, _)| *uuid);
     let text = |text: &str| text.to_owned();
     let operations = vec![
+        // One queue stays unbound when the other's return makes the driver filter.
+        Operation::Unbind { queue: Apqn(0x0504) },
+        Operation::Unbind { queue: Apqn(0x05ab) },
+        Operation::Bind { queue: Apqn(0x0504), driver: Driver::VfioAp },
         Operation::CreateMdev { mdev: UUID },
         Operation::Write { mdev, attribute: Attribute::AssignAdapter(text("6")) },
         Operation::Write { mdev, attribute: Attribute::UnassignDomain(text("0x4")) },
         Operation::WriteMask { mask: MaskAttribute::Apmask, value: text("-5,-6,-0xa") },
         Operation::Bind { queue: Apqn(0x0504), driver: Driver::VfioAp },
-        // Not bound any more when the next assignment filters.
-        Operation::Unbind { queue: Apqn(0x05ab) },
-        Operation::Write { mdev, attribute: Attribute::AssignDomain(text("0x47")) },
         Operation::Configure { changes: Vec::new() },
         Operation::Scan,
         Operation::ResetDevice { mdev },
