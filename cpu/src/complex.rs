@@ -45,6 +45,23 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// clock was set.
 const TOD_SECOND: u64 = 4096 * 1_000_000;
 
+/// Waits for what another CPU's thread makes true within a block of instructions, if it has a processor.
+/// Where threads are more than processors it may have none, so this one sleeps soon: one that only
+/// yields stays the scheduler's choice for milliseconds.
+pub(crate) fn wait_until(condition: impl Fn() -> bool) {
+    const LOOKS: u32 = 200;
+    const SLEEP: Duration = Duration::from_micros(20);
+    for _ in 0..LOOKS {
+        if condition() {
+            return;
+        }
+        std::hint::spin_loop();
+    }
+    while !condition() {
+        std::thread::sleep(SLEEP);
+    }
+}
+
 /// What one CPU (or the VMM) asks another to do to itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
@@ -394,10 +411,9 @@ impl Complex {
         for cpu in self.cpus.iter().filter(|c| c.address != own.address) {
             let served = cpu.served.load(Ordering::SeqCst);
             cpu.attention.fetch_or(bits, Ordering::SeqCst);
-            while cpu.state.load(Ordering::SeqCst) == EXECUTING && cpu.served.load(Ordering::SeqCst) == served
-            {
-                std::thread::yield_now();
-            }
+            wait_until(|| {
+                cpu.state.load(Ordering::SeqCst) != EXECUTING || cpu.served.load(Ordering::SeqCst) != served
+            });
         }
         self.enter(own);
     }
@@ -541,9 +557,9 @@ impl Vm for Machine {
         }
         for cpu in &complex.cpus {
             cpu.attention.fetch_or(attention::HOLD, Ordering::SeqCst);
-            while cpu.state.load(Ordering::SeqCst) == EXECUTING {
-                std::thread::yield_now();
-            }
+        }
+        for cpu in &complex.cpus {
+            wait_until(|| cpu.state.load(Ordering::SeqCst) != EXECUTING);
         }
         action();
         let mut held = complex.held.lock().expect("no holder panics");
@@ -562,9 +578,7 @@ impl Vm for Machine {
         let end = Instant::now() + PATIENCE;
         for cpu in others() {
             let comes = || cpu.running.load(Ordering::SeqCst) || Instant::now() < end;
-            while cpu.busy() && !cpu.gone.load(Ordering::SeqCst) && comes() {
-                std::thread::yield_now();
-            }
+            wait_until(|| !cpu.busy() || cpu.gone.load(Ordering::SeqCst) || !comes());
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use machine::ResetKind;
 
 use crate::Cpu;
-use crate::complex::Order;
+use crate::complex::{Order, wait_until};
 
 /// Status bits of the response.
 mod status {
@@ -117,9 +117,7 @@ impl Cpu {
             let end = Instant::now() + Duration::from_millis(100);
             // The other CPU may be waiting for this one to attend to something.
             self.shared.leave();
-            while self.complex.cpus[address as usize].busy() && Instant::now() < end {
-                std::thread::yield_now();
-            }
+            wait_until(|| !self.complex.cpus[address as usize].busy() || Instant::now() >= end);
             self.complex.enter(&self.shared);
         }
         response
