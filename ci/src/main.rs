@@ -199,7 +199,7 @@ fn run(arguments: Arguments) -> Result<bool> {
         Command::Setup => {
             stage("packages", tools::build_packages)?;
             stage("tools", || -> Result<()> {
-                for tool in [tools::Tool::Qemu, tools::Tool::Binutils, tools::Tool::Gcc] {
+                for tool in [tools::Tool::Qemu, tools::Tool::Binutils, tools::Tool::Gcc, tools::Tool::Tmux] {
                     println!("   {}", tools::provide(&target, tool)?.display());
                 }
                 Ok(())

@@ -29,7 +29,7 @@ pub fn run(workspace: &Path, target: &Path) -> Result<Report> {
         report.expect(false, "packages", &format!("{e:#}"));
     }
     let qemu = stage("tools", || {
-        for tool in [Tool::Binutils, Tool::Gcc] {
+        for tool in [Tool::Binutils, Tool::Gcc, Tool::Tmux] {
             if let Err(e) = tools::provide(target, tool) {
                 println!("   without {}: {e:#}", tool.program());
             }

@@ -30,6 +30,8 @@ pub enum Tool {
     Gcc,
     /// QEMU's user emulation of s390x, of the same releases.
     QemuUser,
+    /// Terminals for the tests of programs that fill a screen.
+    Tmux,
 }
 
 impl Tool {
@@ -40,6 +42,7 @@ impl Tool {
             Tool::Binutils => "s390x-linux-gnu-objdump",
             Tool::Gcc => "s390x-linux-gnu-gcc",
             Tool::QemuUser => "qemu-s390x",
+            Tool::Tmux => "tmux",
         }
     }
 
@@ -49,6 +52,7 @@ impl Tool {
             Tool::Binutils => "binutils-s390x-linux-gnu",
             Tool::Gcc => "gcc-s390x-linux-gnu",
             Tool::QemuUser => "qemu-user",
+            Tool::Tmux => "tmux",
         }
     }
 }
@@ -125,11 +129,12 @@ pub fn version(qemu: &Path) -> Result<String> {
 }
 
 fn usable(program: &Path, tool: Tool) -> Option<PathBuf> {
-    let output = Command::new(program).arg("--version").stdin(Stdio::null()).output().ok()?;
+    let flag = if tool == Tool::Tmux { "-V" } else { "--version" };
+    let output = Command::new(program).arg(flag).stdin(Stdio::null()).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let recent = match tool {
         Tool::Qemu | Tool::QemuUser => qemu_release(&text)? >= 10,
-        Tool::Binutils | Tool::Gcc => true,
+        Tool::Binutils | Tool::Gcc | Tool::Tmux => true,
     };
     (output.status.success() && recent).then(|| program.to_owned())
 }

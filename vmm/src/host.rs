@@ -7,7 +7,7 @@ pub(crate) mod seccomp;
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, Ordering};
 
 use libc::{c_int, c_void, siginfo_t, termios};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -17,6 +17,10 @@ use vmm_sys_util::terminal::Terminal;
 /// The terminal's settings before raw mode; null when there is nothing to restore. Points to a leaked
 /// allocation, because a signal handler may read it at any time.
 static SAVED: AtomicPtr<termios> = AtomicPtr::new(std::ptr::null_mut());
+/// The terminal shows a screen of ours, [`FAREWELL`] gets it back.
+static SCREEN: AtomicBool = AtomicBool::new(false);
+/// Leaves attributes behind, shows the cursor, and goes back to what was on the terminal before.
+const FAREWELL: &[u8] = b"\x1b[0m\x1b[?25h\x1b[?1049l";
 /// Descriptor that a signal makes readable, or -1.
 static WAKE: AtomicI32 = AtomicI32::new(-1);
 /// Bit n: signal n came and has not been taken.
@@ -76,13 +80,26 @@ pub fn is_terminal() -> bool {
     io::stdin().is_terminal()
 }
 
-/// Gives the terminal its settings back, if it is in raw mode. For panic hooks too; may be called more
-/// than once.
+/// Shows an empty screen without cursor on standard output, until [`restore_terminal`].
+pub fn show_screen(_: &RawTerminal) -> io::Result<()> {
+    use std::io::Write;
+    SCREEN.store(true, Ordering::SeqCst);
+    let mut out = io::stdout().lock();
+    out.write_all(b"\x1b[?1049h\x1b[?25l\x1b[2J")?;
+    out.flush()
+}
+
+/// Gives the terminal its settings back, if it is in raw mode, and what it showed. For panic hooks too; may be
+/// called more than once.
 pub fn restore_terminal() {
     let saved = SAVED.swap(std::ptr::null_mut(), Ordering::SeqCst);
     if !saved.is_null() {
         // SAFETY: `saved` came from Box::into_raw and is never freed; tcsetattr is async-signal-safe.
         unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, saved) };
+    }
+    if SCREEN.swap(false, Ordering::SeqCst) {
+        // SAFETY: write is async-signal-safe and `FAREWELL` is readable. Nothing can be done when it fails.
+        unsafe { libc::write(libc::STDOUT_FILENO, FAREWELL.as_ptr().cast(), FAREWELL.len()) };
     }
 }
 

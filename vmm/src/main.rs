@@ -33,6 +33,9 @@ enum Command {
     Ctl(cli::ctl::Arguments),
     /// Look at an AP host and change it
     Ap(Box<cli::ap::Ap>),
+    /// Watch an AP host or a guest's AP devices, and plug and unplug
+    #[command(after_help = cli::top::AFTER_HELP)]
+    Top(cli::top::Arguments),
     /// Watch a running guest's console and type there (run it with --console unix:SOCKET)
     #[command(after_help = cli::console::AFTER_HELP)]
     Console(cli::console::Arguments),
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Command::ApHost(command) => cli::ap_host::main(&command),
         Command::Ctl(arguments) => cli::ctl::main(&arguments),
         Command::Ap(ap) => ap.run(),
+        Command::Top(arguments) => cli::top::main(&arguments),
         Command::Console(arguments) => cli::console::main(&arguments),
         Command::Doctor(arguments) => cli::doctor::main(&arguments),
         Command::CheckConfig(arguments) => cli::check_config::main(&arguments),

@@ -73,6 +73,10 @@ pub struct QueueStatistics {
     pub waiting: u64,
     /// Adapter interruptions made pending.
     pub interruptions: u64,
+    /// Replies that DQAP could take, taken or not.
+    pub answered: u64,
+    /// Nanoseconds of guest time from NQAP until DQAP could take the reply, summed over `answered`.
+    pub answer_time: u64,
 }
 
 impl std::ops::AddAssign for QueueStatistics {
@@ -83,6 +87,8 @@ impl std::ops::AddAssign for QueueStatistics {
         self.queued += other.queued;
         self.waiting += other.waiting;
         self.interruptions += other.interruptions;
+        self.answered += other.answered;
+        self.answer_time = self.answer_time.saturating_add(other.answer_time);
     }
 }
 
@@ -159,6 +165,8 @@ struct Installed {
 
 struct Entry {
     psmid: u64,
+    /// Guest time of NQAP in nanoseconds.
+    since: u64,
     body: Body,
 }
 
@@ -390,12 +398,13 @@ impl Queue {
         }
         let latency = virtual_latency(request.len());
         let serial = state.first + state.entries.len() as u64;
-        state.entries.push_back(Entry { psmid, body: Body::Request(request) });
+        let since = self.clock.now();
+        state.entries.push_back(Entry { psmid, since, body: Body::Request(request) });
         state.statistics.requests += 1;
         let submit = state.list_if_due(self.workers);
         let status = state.word(code);
         let due = self.virtual_time.then(|| {
-            state.last_due_at = (self.clock.now() + latency).max(state.last_due_at);
+            state.last_due_at = (since + latency).max(state.last_due_at);
             (state.last_due_at, state.generation)
         });
         drop(state);
@@ -501,6 +510,14 @@ impl Queue {
             && matches!(state.entries.get(state.visible), Some(Entry { body: Body::Reply(_), .. }))
         {
             state.visible += 1;
+        }
+        let new = state.visible - before;
+        if new > 0 {
+            let now = self.clock.now();
+            let waited = |entry: &Entry| now.saturating_sub(entry.since);
+            let time: u64 = state.entries.iter().skip(before).take(new).map(waited).sum();
+            state.statistics.answered += new as u64;
+            state.statistics.answer_time = state.statistics.answer_time.saturating_add(time);
         }
         if before == 0 && state.visible > 0 {
             let now_enabled = state.settle_interruption(&self.clock);
@@ -642,7 +659,7 @@ impl State {
 
     fn oldest_reply(&self) -> (u64, &[u8]) {
         match self.entries.front() {
-            Some(Entry { psmid, body: Body::Reply(reply) }) => (*psmid, reply),
+            Some(Entry { psmid, body: Body::Reply(reply), .. }) => (*psmid, reply),
             _ => unreachable!("a visible entry is a reply"),
         }
     }

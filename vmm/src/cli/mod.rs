@@ -9,3 +9,4 @@ pub mod ctl;
 pub mod doctor;
 pub mod documents;
 pub mod run;
+pub mod top;

@@ -315,7 +315,13 @@ impl Follower {
     fn report_figures(&self, serial: u64) -> io::Result<()> {
         let count = |queue| {
             let figures = Machine::statistics(&*self.machine, queue)?;
-            let count = QueueCount { queue, requests: figures.requests, pending: figures.queued };
+            let count = QueueCount {
+                queue,
+                requests: figures.requests,
+                pending: figures.queued,
+                answered: figures.answered,
+                answer_time: figures.answer_time,
+            };
             (count.requests != 0 || count.pending != 0).then_some(count)
         };
         let mut queues: Vec<_> = self.machine.qci().matrix.apqns().filter_map(count).collect();

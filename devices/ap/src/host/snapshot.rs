@@ -109,6 +109,12 @@ pub struct QueueState {
     /// Requests and replies on the queue now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending: Option<u64>,
+    /// Requests answered so far, by whoever has the queue now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered: Option<u64>,
+    /// Nanoseconds from request to reply, summed over `answered`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer_time: Option<u64>,
     /// General register 2 of TAPQ: functions, type and depth.
     #[serde(default)]
     pub hardware: u64,
@@ -157,6 +163,8 @@ impl Snapshot {
                 status: vfio_ap.status(apqn),
                 requests: count.map(|c| c.requests),
                 pending: count.map(|c| c.queued),
+                answered: count.map(|c| c.answered),
+                answer_time: count.map(|c| c.answer_time),
                 hardware: bus.cards.get(&apqn.apid()).map_or(0, |card| card.hardware),
             }
         };

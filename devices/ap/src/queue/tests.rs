@@ -254,7 +254,7 @@ fn a_queue_is_listed_once() {
     let mut state = bench.machine.queue(q()).unwrap().lock();
     assert!(!state.list_if_due(2), "nothing to do");
     for due in [true, false, false] {
-        state.entries.push_back(Entry { psmid: 0, body: Body::Request(Zeroizing::default()) });
+        state.entries.push_back(Entry { psmid: 0, since: 0, body: Body::Request(Zeroizing::default()) });
         assert_eq!(state.list_if_due(2), due);
     }
 }

@@ -3,10 +3,10 @@
 //! `grammar` has the verbs and what operations they mean, in both directions, so that every remedy is printed as the
 //! command that carries it out. `backend` reaches a host. The rest prints.
 
-mod backend;
-mod grammar;
-mod picture;
-mod print;
+pub(super) mod backend;
+pub(super) mod grammar;
+pub(super) mod picture;
+pub(super) mod print;
 mod sysfs;
 
 use std::io::Write;
@@ -231,7 +231,7 @@ fn refused(error: &HostError) -> Failure {
 }
 
 /// An error with its sources, and the name of its number.
-fn one_line(error: &HostError) -> String {
+pub(super) fn one_line(error: &HostError) -> String {
     let sources = std::iter::successors(std::error::Error::source(error), |e| e.source());
     let text = sources.fold(error.to_string(), |text, source| format!("{text}: {source}"));
     format!("{text} ({})", error.errno())

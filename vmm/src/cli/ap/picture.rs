@@ -37,7 +37,8 @@ pub enum Cell {
 }
 
 impl Cell {
-    const ALL: [Self; 11] = [
+    /// Every one, in the order of legends.
+    pub const ALL: [Self; 11] = [
         Self::Host,
         Self::This,
         Self::Other,
@@ -51,7 +52,8 @@ impl Cell {
         Self::None,
     ];
 
-    fn glyph(self) -> char {
+    /// What stands for it.
+    pub fn glyph(self) -> char {
         match self {
             Self::Host => 'H',
             Self::This => '#',
@@ -67,7 +69,8 @@ impl Cell {
         }
     }
 
-    fn meaning(self) -> &'static str {
+    /// What a legend says of it.
+    pub fn meaning(self) -> &'static str {
         match self {
             Self::Host => "the host's",
             Self::This => "in this guest",

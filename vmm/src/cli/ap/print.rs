@@ -123,7 +123,8 @@ fn card_status(adapter: &AdapterState) -> &'static str {
     }
 }
 
-fn queue_status(queue: &QueueState) -> &'static str {
+/// A word for how a queue is.
+pub fn queue_status(queue: &QueueState) -> &'static str {
     match queue {
         QueueState { chkstop: true, .. } => "chkstop",
         QueueState { config: false, .. } => "deconfig",
@@ -227,7 +228,13 @@ pub fn event(out: &mut dyn Write, event: &Event, json: bool) -> io::Result<()> {
         writeln!(out)?;
         return out.flush();
     }
-    let text = match &event.kind {
+    writeln!(out, "{} {}", event.number, event_text(&event.kind))?;
+    out.flush()
+}
+
+/// What happened, in a line.
+pub fn event_text(kind: &EventKind) -> String {
+    match kind {
         EventKind::MdevCreated { mdev } => format!("mdev {mdev} created"),
         EventKind::MdevRemoved { mdev } => format!("mdev {mdev} removed"),
         EventKind::Attached { mdev } => format!("mdev {mdev} in use by a VM"),
@@ -247,9 +254,7 @@ pub fn event(out: &mut dyn Write, event: &Event, json: bool) -> io::Result<()> {
             format!("reset of queue {queue} failed with response code {response_code:02x}")
         }
         EventKind::Lost => "events were lost; `adjunct ap list` shows how things are".into(),
-    };
-    writeln!(out, "{} {text}", event.number)?;
-    out.flush()
+    }
 }
 
 fn lines(out: &mut dyn Write, table: &Table) -> io::Result<()> {

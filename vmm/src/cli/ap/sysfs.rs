@@ -117,6 +117,8 @@ impl Sysfs {
             status,
             requests: count(&path.join("request_count"))?,
             pending: count(&path.join("pendingq_count"))?,
+            answered: None,
+            answer_time: None,
             hardware: hardware(&card)?,
         })
     }

@@ -75,6 +75,7 @@ static AP_INFO: Object = object(
         may("device", Type::Object(&AP_DEVICE)),
         may("apmask", Type::Str),
         may("aqmask", Type::Str),
+        may("configuration", Type::Object(&AP_MATRIX)),
         may("mdevs", Type::Array(&Type::Object(&AP_MDEV))),
         may("queues", Type::Array(&Type::Object(&AP_QUEUE))),
         may("queues-left-out", Type::Int),
@@ -109,8 +110,12 @@ static AP_QUEUE: Object = object(
         may("mdev", Type::Str),
         may("config", Type::Bool),
         may("chkstop", Type::Bool),
+        may("depth", Type::Int),
+        may("last-reset", Type::Int),
         may("requests", Type::Int),
         may("pending", Type::Int),
+        may("answered", Type::Int),
+        may("answer-time", Type::Int),
     ],
 );
 
@@ -132,6 +137,7 @@ fn query_ap(context: &mut Context<'_>, arguments: &Arguments<'_>) -> Result<Answ
             "present": true,
             "apmask": host.apmask.to_string(),
             "aqmask": host.aqmask.to_string(),
+            "configuration": describe_matrix(&host.configuration),
             "mdevs": host.mdevs.iter().take(MOST_QUEUES).map(describe_mdev).collect::<Vec<_>>(),
             "queues": queues.iter().map(|q| describe_queue(&host, mine, *q)).collect::<Vec<_>>(),
         });
@@ -148,19 +154,20 @@ fn query_ap(context: &mut Context<'_>, arguments: &Arguments<'_>) -> Result<Answ
     })
 }
 
+fn describe_matrix(matrix: &Matrix) -> Value {
+    json!({
+        "adapters": matrix.apm.iter().map(|n| format!("{n:02x}")).collect::<Vec<_>>(),
+        "domains": matrix.aqm.iter().map(|n| format!("{n:04x}")).collect::<Vec<_>>(),
+        "control-domains": matrix.adm.iter().map(|n| format!("{n:04x}")).collect::<Vec<_>>(),
+    })
+}
+
 fn describe_mdev(mdev: &MdevState) -> Value {
-    let matrix = |matrix: &Matrix| {
-        json!({
-            "adapters": matrix.apm.iter().map(|n| format!("{n:02x}")).collect::<Vec<_>>(),
-            "domains": matrix.aqm.iter().map(|n| format!("{n:04x}")).collect::<Vec<_>>(),
-            "control-domains": matrix.adm.iter().map(|n| format!("{n:04x}")).collect::<Vec<_>>(),
-        })
-    };
     json!({
         "mdev": mdev.uuid,
         "attached": mdev.attached,
-        "matrix": matrix(&mdev.matrix),
-        "guest-matrix": matrix(&mdev.guest_matrix),
+        "matrix": describe_matrix(&mdev.matrix),
+        "guest-matrix": describe_matrix(&mdev.guest_matrix),
     })
 }
 
@@ -179,8 +186,12 @@ fn describe_queue(host: &Snapshot, mine: Option<&MdevState>, apqn: Apqn) -> Valu
         set("driver", queue.driver.map(|driver| json!(driver)));
         set("config", Some(queue.config.into()));
         set("chkstop", Some(queue.chkstop.into()));
+        set("depth", Some(((queue.hardware & 0xf) + 1).into()));
+        set("last-reset", Some(queue.last_reset.into()));
         set("requests", queue.requests.map(Value::from));
         set("pending", queue.pending.map(Value::from));
+        set("answered", queue.answered.map(Value::from));
+        set("answer-time", queue.answer_time.map(Value::from));
     }
     answer
 }

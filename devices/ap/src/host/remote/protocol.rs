@@ -215,6 +215,10 @@ pub struct QueueCount {
     pub requests: u64,
     /// Requests and replies on the queue now.
     pub pending: u64,
+    /// Requests answered so far.
+    pub answered: u64,
+    /// Nanoseconds from request to reply, summed over `answered`.
+    pub answer_time: u64,
 }
 
 impl ToDaemon {
@@ -318,7 +322,7 @@ mod tests {
         let queue = Apqn(0x0504);
         let definition = Description::builtin().mdevs()[0].1.clone();
         let adapter = Description::builtin().adapters()[2].clone();
-        let count = QueueCount { queue, requests: u64::MAX, pending: 1 };
+        let count = QueueCount { queue, requests: u64::MAX, pending: 1, answered: 2, answer_time: 3 };
         let value = "-5,+0xa".to_owned();
         vec![
             ToDaemon::Hello { version: VERSION },

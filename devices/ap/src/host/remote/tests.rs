@@ -163,7 +163,13 @@ impl Vm {
                         Some(Report::ResetDone { serial: *serial, queue: *queue, response_code: 0 })
                     }
                     Incoming::Order(Order::Statistics { serial }) => {
-                        let count = |queue, requests| QueueCount { queue, requests, pending: 2 };
+                        let count = |queue, requests| QueueCount {
+                            queue,
+                            requests,
+                            pending: 2,
+                            answered: 1,
+                            answer_time: 7,
+                        };
                         // The second is not in the configuration.
                         let queues = vec![count(Apqn(0x0504), 5), count(Apqn(0x0104), 6)];
                         Some(Report::Statistics { serial: Some(*serial), queues })

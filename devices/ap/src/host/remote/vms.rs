@@ -275,6 +275,8 @@ impl Machine for RemoteMachine {
         for count in state.vms.values().filter_map(|vm| vm.counts.get(&apqn)) {
             sum.requests = sum.requests.saturating_add(count.requests);
             sum.queued = sum.queued.saturating_add(count.pending);
+            sum.answered = sum.answered.saturating_add(count.answered);
+            sum.answer_time = sum.answer_time.saturating_add(count.answer_time);
         }
         Some(sum)
     }

@@ -1,0 +1,298 @@
+//! Keys and updates in, frames out; and what a guest tells, as a host's state.
+
+use std::time::Duration;
+
+use ap::host::{
+    ApHost, Attribute, Condition, Driver, EventKind, LparChange, Number, Operation, QueueStatus, Snapshot,
+};
+use crycb::Apqn;
+use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use serde_json::json;
+use uuid::Uuid;
+
+use super::draw::Look;
+use super::model::{Action, App, Mode, Update};
+use super::{frame, keys, screen, source, svg};
+
+const ONE: Uuid = Uuid::from_u128(0x62177883_f1bb_47f0_914d_32a22e3a8804);
+const PLAIN: Look = Look { colour: false, ascii: false };
+const SECOND: Duration = Duration::from_secs(1);
+
+/// The built-in host with a guest at its first device, after `requests` on each of its queues, a millisecond each.
+fn state(requests: u64) -> Snapshot {
+    let mut state = ApHost::builtin().snapshot();
+    let matrix = state.mdevs[0].matrix;
+    state.mdevs[0].attached = true;
+    for queue in state.queues.iter_mut().filter(|queue| matrix.test(queue.queue)) {
+        queue.status = Some(QueueStatus::InUse);
+        (queue.requests, queue.pending) = (Some(requests + 2), Some(2));
+        (queue.answered, queue.answer_time) = (Some(requests), Some(requests * 1_000_000));
+    }
+    state
+}
+
+fn tell(app: &mut App, snapshot: Snapshot, now: Duration) -> Option<Action> {
+    app.update(Update::State { snapshot: Box::new(snapshot), left_out: 0 }, now)
+}
+
+/// An app that has seen two states and an event.
+fn app() -> App {
+    let mut app = App::new("unix:/run/ap", SECOND);
+    tell(&mut app, state(0), SECOND);
+    let event = EventKind::GuestMatrix { mdev: ONE, plugged: vec![Apqn(0x0604)], unplugged: vec![] };
+    assert_eq!(app.update(Update::Event(event), SECOND), Some(Action::Refresh));
+    // Too near to say anything.
+    tell(&mut app, state(1), SECOND + SECOND / 10);
+    tell(&mut app, state(1234), 2 * SECOND);
+    app
+}
+
+/// Presses keys, and answers plans as a source does; the other actions.
+fn press(app: &mut App, text: &str) -> Vec<Action> {
+    let mut actions = Vec::new();
+    for code in keys(text).unwrap_or_else(|e| panic!("{e}")).0 {
+        match app.key(KeyEvent::new(code, KeyModifiers::NONE)) {
+            Some(Action::Plan(operation)) => {
+                let plan = app.state.as_ref().unwrap().plan(&operation);
+                assert_eq!(app.update(Update::Plan(operation, Box::new(plan)), app.now), None);
+            }
+            action => actions.extend(action),
+        }
+    }
+    actions
+}
+
+fn shown(app: &App, columns: u16, lines: u16) -> String {
+    screen::text(&frame(app, columns, lines, PLAIN), "\n")
+}
+
+#[test]
+fn frames() {
+    for (columns, lines) in [(80, 24), (132, 40)] {
+        for (name, keys) in [
+            ("list", ""),
+            ("moved", "Right Down Tab"),
+            ("confirm", "A"),
+            ("refused", "Down Down Right Tab a"),
+            ("remedy", "Down Down Right Tab a 1"),
+            ("help", "?"),
+        ] {
+            let mut app = app();
+            press(&mut app, keys);
+            insta::assert_snapshot!(format!("{name}-{columns}x{lines}"), shown(&app, columns, lines));
+        }
+    }
+    insta::assert_snapshot!("small-43x24", shown(&app(), 43, 24).trim_end());
+    insta::assert_snapshot!("ascii-80x24", {
+        let look = Look { colour: false, ascii: true };
+        let mut app = app();
+        press(&mut app, "A");
+        let text = screen::text(&frame(&app, 80, 24, look), "\n");
+        assert!(text.is_ascii());
+        text
+    });
+}
+
+/// Every size gives a frame, whatever the host has.
+#[test]
+fn any_size() {
+    let mut large = state(7);
+    large.configuration.apm = (0..=255).collect();
+    large.configuration.aqm = (0..=255).collect();
+    for snapshot in [state(7), large] {
+        let mut app = app();
+        tell(&mut app, snapshot, 3 * SECOND);
+        for words in ["", "End PageDown", "s", "A", "n ?"] {
+            let words = words.replace("End PageDown", "l l l j j j");
+            press(&mut app, &words);
+            for (columns, lines) in [(1, 1), (44, 12), (45, 13), (80, 24), (200, 12), (44, 100)] {
+                assert_eq!(shown(&app, columns, lines).lines().count(), usize::from(lines));
+            }
+        }
+    }
+}
+
+#[test]
+fn what_keys_do() {
+    let write = |attribute| Operation::Write { mdev: ONE, attribute };
+    let queue = Apqn(0x0647);
+    for (keys, want) in [
+        ("Down Right a", write(Attribute::AssignAdapter("0x6".into()))),
+        ("Down Right A", write(Attribute::UnassignAdapter("0x6".into()))),
+        ("Down Right d", write(Attribute::AssignDomain("0x47".into()))),
+        ("Down Right D", write(Attribute::UnassignDomain("0x47".into()))),
+        ("Down Right c", write(Attribute::AssignControlDomain("0x47".into()))),
+        ("Down Right C", write(Attribute::UnassignControlDomain("0x47".into()))),
+        ("Down Right b", Operation::Bind { queue, driver: Driver::VfioAp }),
+        ("Down Right B", Operation::Unbind { queue }),
+        ("j l j k B", Operation::Unbind { queue }),
+        ("Left Up Left Down Right B", Operation::Unbind { queue }),
+    ] {
+        let mut app = app();
+        assert_eq!(press(&mut app, keys), []);
+        let Mode::Confirm { operation, plan } = &app.mode else { panic!("{keys}: {:?}", app.mode) };
+        assert_eq!(*operation, want, "{keys}");
+        let refused = plan.as_ref().unwrap().refusal.is_some();
+        let want = if refused { vec![] } else { vec![Action::Execute(want)] };
+        assert_eq!(press(&mut app, "y"), want, "{keys}");
+    }
+    let mut app = app();
+    assert_eq!(press(&mut app, "a n"), []);
+    assert!(matches!(app.mode, Mode::List), "n leaves it");
+    assert_eq!(press(&mut app, "q"), [Action::Quit]);
+    let control = |c| KeyEvent::new(KeyCode::Char(c), KeyModifiers::CONTROL);
+    assert_eq!(app.key(control('c')), Some(Action::Quit));
+    assert_eq!(app.key(control('d')), None, "no assignment");
+}
+
+#[test]
+fn nothing_is_done_unseen() {
+    let mut app = app();
+    let key = |app: &mut App, c| app.key(KeyEvent::new(KeyCode::Char(c), KeyModifiers::NONE));
+    let Some(Action::Plan(operation)) = key(&mut app, 'A') else { panic!("no plan is asked for") };
+    assert_eq!(key(&mut app, 'y'), None, "there is no plan yet");
+    assert!(shown(&app, 80, 24).contains("One moment"));
+    let other = app.state.as_ref().unwrap().plan(&Operation::Scan);
+    app.update(Update::Plan(Operation::Scan, Box::new(other)), SECOND);
+    assert_eq!(key(&mut app, 'y'), None, "that was of something else");
+    let event = EventKind::Configuration;
+    let again = app.update(Update::Event(event), SECOND);
+    assert_eq!(again, Some(Action::Plan(operation.clone())), "things have changed since");
+    app.update(Update::Lost("gone".into()), SECOND);
+    assert!(shown(&app, 80, 24).contains("trying again: gone"));
+    assert_eq!(tell(&mut app, state(0), 3 * SECOND), Some(Action::Plan(operation)));
+    assert!(!shown(&app, 80, 24).contains("trying again"));
+}
+
+#[test]
+fn figures() {
+    let app = app();
+    let figures = &app.figures[&Apqn(0x0504)];
+    assert_eq!(figures.rate, Some(1234.0));
+    assert_eq!(figures.latency, Some(Duration::from_millis(1)));
+    assert_eq!(figures.trend, [Some(Duration::from_millis(1))]);
+    let mut app = app;
+    tell(&mut app, state(1234), 3 * SECOND);
+    assert_eq!((app.figures[&Apqn(0x0504)].rate, app.figures[&Apqn(0x0504)].latency), (Some(0.0), None));
+    // A new life of the queue, then other figures of it.
+    tell(&mut app, state(3), 4 * SECOND);
+    assert_eq!(app.figures[&Apqn(0x0504)].rate, None);
+    tell(&mut app, state(5), 6 * SECOND);
+    assert_eq!(app.figures[&Apqn(0x0504)].rate, Some(1.0));
+    for n in 0..100 {
+        tell(&mut app, state(10 + n), (7 + n as u32) * SECOND);
+    }
+    assert_eq!(app.figures[&Apqn(0x0504)].trend.len(), 60);
+    let mut gone = state(200);
+    gone.queues.clear();
+    tell(&mut app, gone, 200 * SECOND);
+    assert!(app.figures.is_empty());
+}
+
+/// Colours are in the cells only when they are wanted; the picture has every letter.
+#[test]
+fn pictures() {
+    let app = app();
+    let colour = frame(&app, 80, 24, Look { colour: true, ascii: false });
+    let plain = frame(&app, 80, 24, PLAIN);
+    let coloured = |buffer: &ratatui::buffer::Buffer| {
+        buffer.content.iter().any(|c| c.fg != ratatui::style::Color::Reset)
+    };
+    assert!(coloured(&colour) && !coloured(&plain));
+    assert_eq!(screen::text(&colour, "\n"), screen::text(&plain, "\n"));
+    let picture = svg::svg(&colour);
+    assert!(picture.starts_with("<svg ") && picture.ends_with("</svg>\n"));
+    assert_eq!(picture.matches("<text ").count(), picture.matches("</text>").count());
+    assert!(picture.contains(">queue   type  driver    status        req/s pending depth  latency  trend"));
+    assert!(picture.contains("&gt; 62177883-f1bb-47f0-914d-32a22e3a8804 +"), "{picture}");
+}
+
+/// What a guest's socket says about a state is that state, as far as it says it.
+#[test]
+fn a_guests_answer() {
+    let offline = LparChange::SetCondition { adapter: Number(6), condition: Condition::Offline };
+    let want = state(5).after(&Operation::Configure { changes: vec![offline] });
+    let hex = |mask: crycb::Mask256| mask.iter().map(|n| format!("{n:04x}")).collect::<Vec<_>>();
+    let matrix = |m: &crycb::Matrix| {
+        let adapters: Vec<_> = m.apm.iter().map(|n| format!("{n:02x}")).collect();
+        json!({"adapters": adapters, "domains": hex(m.aqm), "control-domains": hex(m.adm)})
+    };
+    let mdevs: Vec<_> = want
+        .mdevs
+        .iter()
+        .map(|m| {
+            json!({"mdev": m.uuid, "attached": m.attached,
+        "matrix": matrix(&m.matrix), "guest-matrix": matrix(&m.guest_matrix)})
+        })
+        .collect();
+    let queues: Vec<_> = want.queues.iter().map(|q| {
+        let adapter = want.adapters.iter().find(|a| a.apid() == q.queue.apid()).unwrap();
+        let mut told = json!({"queue": q.queue.to_string(), "type": adapter.type_name(), "in-guest": true, "why": "",
+            "config": q.config, "chkstop": q.chkstop, "depth": (q.hardware & 15) + 1, "last-reset": q.last_reset});
+        for (name, value) in [("driver", json!(q.driver)), ("requests", json!(q.requests)), ("pending", json!(q.pending)),
+            ("answered", json!(q.answered)), ("answer-time", json!(q.answer_time))] {
+            if !value.is_null() {
+                told[name] = value;
+            }
+        }
+        told
+    }).collect();
+    let told = json!({"present": true, "apmask": want.apmask.to_string(), "aqmask": want.aqmask.to_string(),
+        "configuration": matrix(&want.configuration), "mdevs": mdevs, "queues": queues, "queues-left-out": 3});
+    let (mut got, left_out) = source::snapshot(&told).unwrap();
+    assert_eq!(left_out, 3);
+    let types = |s: &Snapshot| s.adapters.iter().map(|a| (a.type_name(), a.condition)).collect::<Vec<_>>();
+    assert_eq!(types(&got), types(&want));
+    got.adapters.clone_from(&want.adapters);
+    for (got, want) in got.queues.iter_mut().zip(&want.queues) {
+        assert_eq!(got.hardware & 15, want.hardware & 15);
+        got.hardware = want.hardware;
+    }
+    assert_eq!(got, want);
+
+    for (name, bad, part) in [
+        ("present", json!(false), "no AP instructions"),
+        ("apmask", json!("0xzz"), "mask"),
+        ("queues", json!([{"queue": "5-4"}]), "5-4"),
+        ("configuration", json!({"adapters": ["100"], "domains": [], "control-domains": []}), "100"),
+        ("mdevs", json!(7), "invalid type"),
+    ] {
+        let mut told = told.clone();
+        told[name] = bad;
+        let error = source::snapshot(&told).unwrap_err();
+        assert!(error.contains(part), "{name}: {error}");
+    }
+}
+
+/// Each operation of the keys is the command of the socket that does it.
+#[test]
+fn commands_to_a_guest() {
+    let write = |attribute| Operation::Write { mdev: ONE, attribute };
+    for (operation, want) in [
+        (write(Attribute::AssignAdapter("0xa".into())), json!({"mdev": ONE, "adapter": "0xa"})),
+        (write(Attribute::UnassignControlDomain("4".into())), json!({"mdev": ONE, "domain": "4"})),
+        (
+            Operation::Bind { queue: Apqn(0x0504), driver: Driver::VfioAp },
+            json!({"queue": "05.0004", "driver": "vfio_ap"}),
+        ),
+        (Operation::Unbind { queue: Apqn(0x0504) }, json!({"queue": "05.0004"})),
+        (Operation::ResetDevice { mdev: ONE }, json!({"mdev": ONE})),
+    ] {
+        let (name, arguments) = source::command(&operation).unwrap();
+        assert_eq!(json!(arguments), want, "{name}");
+        assert!(name.starts_with("x-ap-") && !name.contains('_'), "{name}");
+    }
+}
+
+#[test]
+fn events_of_a_guest() {
+    let event = json!({"event": "X_AP_CONFIG_CHANGED", "data": {"mdev": ONE, "plugged": ["0a.0004"], "plugged-count": 1,
+        "unplugged": [], "unplugged-count": 0}});
+    let want = EventKind::GuestMatrix { mdev: ONE, plugged: vec![Apqn(0x0a04)], unplugged: vec![] };
+    assert_eq!(source::event_kind(&event), Some(want));
+    let event = json!({"event": "X_AP_HOST", "data": {"event": {"number": 3, "event": "configuration"}}});
+    assert_eq!(source::event_kind(&event), Some(EventKind::Configuration));
+    for event in [json!({"event": "STOP"}), json!({}), json!({"event": "X_AP_HOST", "data": 7})] {
+        assert_eq!(source::event_kind(&event), None);
+    }
+}

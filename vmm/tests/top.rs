@@ -1,0 +1,430 @@
+//! `adjunct top` in a real terminal, tmux's: what is on the screen after given keys, and what is left behind after its end.
+
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use ap::host::remote::Client;
+use ap::host::{Attribute, Operation};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+mod program;
+
+/// The first guest of the built-in description, which has adapters 05 and 06.
+const ONE: Uuid = Uuid::from_u128(0x62177883_f1bb_47f0_914d_32a22e3a8804);
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Whether tests can run here; says why not.
+fn possible() -> bool {
+    let tmux = Command::new("tmux").arg("-V").output().is_ok_and(|output| output.status.success());
+    if !tmux {
+        println!("skipped: there is no tmux (`cargo xtask test` provides it)");
+    } else if std::env::var_os("ADJUNCT_RUNNER").is_some() {
+        println!("skipped: signals and the terminal's size would be those of the program that runs adjunct");
+        return false;
+    }
+    tmux
+}
+
+/// A process that does not outlive the test.
+struct Process(Child);
+
+impl Process {
+    fn end(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// `adjunct ap-host serve`.
+struct Daemon {
+    process: Process,
+    directory: TempDir,
+}
+
+impl Daemon {
+    fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let process = Self::serve(&directory.path().join("ap"));
+        let daemon = Self { process, directory };
+        wait(|| UnixStream::connect(daemon.socket()).ok(), || "the daemon does not start".into());
+        daemon
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.directory.path().join("ap")
+    }
+
+    fn serve(socket: &Path) -> Process {
+        let mut command = program::command();
+        command.args(["ap-host", "serve", "--socket"]).arg(socket);
+        Process(command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+    }
+}
+
+/// Waits until there is something.
+#[track_caller]
+fn wait<T>(mut look: impl FnMut() -> Option<T>, why: impl Fn() -> String) -> T {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(got) = look() {
+            return got;
+        }
+        assert!(Instant::now() < end, "{}", why());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A shell in a terminal of tmux, which has a server of its own.
+struct Terminal {
+    server: PathBuf,
+    _directory: TempDir,
+}
+
+impl Terminal {
+    /// With a shell whose prompt is `ready`.
+    fn open(columns: u16, lines: u16) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let terminal = Self { server: directory.path().join("tmux"), _directory: directory };
+        let (columns, lines) = (columns.to_string(), lines.to_string());
+        // Nobody's configuration, and the same letters everywhere.
+        let shell = "env -u NO_COLOR -u ENV LC_ALL=C.UTF-8 PS1='ready ' sh";
+        let start = ["-f", "/dev/null", "-u", "new-session", "-d", "-x", &columns, "-y", &lines, shell];
+        terminal.tmux(&start);
+        terminal.shows("ready");
+        terminal
+    }
+
+    fn tmux(&self, words: &[&str]) -> String {
+        let output =
+            Command::new("tmux").arg("-S").arg(&self.server).args(words).stdin(Stdio::null()).output();
+        let output = output.unwrap();
+        assert!(output.status.success(), "tmux {words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn keys(&self, keys: &[&str]) {
+        self.tmux(&[&["send-keys"], keys].concat());
+    }
+
+    /// Runs a command of the shell.
+    fn run(&self, line: &str) {
+        self.tmux(&["send-keys", "-l", line]);
+        self.keys(&["Enter"]);
+    }
+
+    fn screen(&self) -> String {
+        self.tmux(&["capture-pane", "-p"])
+    }
+
+    /// Waits until the screen has this text; the screen.
+    #[track_caller]
+    fn shows(&self, text: &str) -> String {
+        let look = || Some(self.screen()).filter(|screen| screen.contains(text));
+        wait(look, || format!("{text:?} is not on the screen:\n{}", self.screen()))
+    }
+
+    /// Waits until the screen has not this text; the screen.
+    #[track_caller]
+    fn shows_not(&self, text: &str) -> String {
+        let look = || Some(self.screen()).filter(|screen| !screen.contains(text));
+        wait(look, || format!("{text:?} stays on the screen:\n{}", self.screen()))
+    }
+
+    /// The settings of the terminal as stty tells them, and whether tmux has the screen and the cursor of before.
+    fn settings(&self) -> String {
+        let tty = self.tmux(&["display-message", "-p", "#{pane_tty}"]);
+        let stty = Command::new("stty").args(["-a", "-F", tty.trim()]).output().unwrap();
+        assert!(stty.status.success(), "{stty:?}");
+        let flags = self.tmux(&["display-message", "-p", "#{alternate_on} #{cursor_flag} #{mouse_any_flag}"]);
+        flags + &String::from_utf8(stty.stdout).unwrap()
+    }
+
+    /// The number of the process that the shell runs.
+    fn running(&self) -> String {
+        let shell = self.tmux(&["display-message", "-p", "#{pane_pid}"]);
+        let child = || {
+            let output = Command::new("ps").args(["-o", "pid=", "--ppid", shell.trim()]).output().unwrap();
+            Some(String::from_utf8(output.stdout).unwrap().trim().to_owned()).filter(|pid| !pid.is_empty())
+        };
+        wait(child, || "the shell runs nothing".into())
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = Command::new("tmux").arg("-S").arg(&self.server).arg("kill-server").output();
+    }
+}
+
+fn top(daemon: &Daemon) -> String {
+    format!("{} top unix:{}", program::words().join(" "), daemon.socket().display())
+}
+
+/// Keys to what is on the screen and done on the host, at two sizes.
+#[test]
+fn plugging_and_unplugging() {
+    if !possible() {
+        return;
+    }
+    for (columns, lines) in [(80, 24), (132, 43)] {
+        let (daemon, terminal) = (Daemon::start(), Terminal::open(columns, lines));
+        terminal.run(&top(&daemon));
+        let screen = terminal.shows("05 CEX8C [a] a  a  a");
+        assert!(screen.contains("> 62177883-f1bb-47f0-914d-32a22e3a8804"), "{screen}");
+        assert!(screen.lines().nth(usize::from(lines) - 1).unwrap().starts_with("plug: a d c b"), "{screen}");
+        terminal.keys(&["Down", "Down", "Right"]);
+        terminal.shows("0a CEX8P  . [a]");
+        terminal.keys(&["Left", "a"]);
+        terminal.shows("Do this?");
+        let screen = terminal.shows("+ 0a.0004 0a.00ab");
+        assert!(
+            screen.contains("adjunct ap assign 62177883-f1bb-47f0-914d-32a22e3a8804 --adapter 0xa"),
+            "{screen}"
+        );
+        let mut client = Client::connect(&daemon.socket()).unwrap();
+        let has = |client: &mut Client| client.snapshot().unwrap().mdev(ONE).unwrap().matrix.apm.test(10);
+        assert!(!has(&mut client), "it was done before it was confirmed");
+        terminal.keys(&["n"]);
+        terminal.shows_not("Do this?");
+        terminal.keys(&["a"]);
+        terminal.shows("+ 0a.0004");
+        terminal.keys(&["y"]);
+        terminal.shows("0a CEX8P [a] a  a");
+        terminal.shows("mdev 62177883 guest matrix: +0a.0004 +0a.00ab");
+        terminal.shows("done: adjunct ap assign");
+        assert!(has(&mut client));
+
+        // Somebody else's doing is seen, too.
+        let attribute = Attribute::UnassignAdapter("0xa".into());
+        client.execute(&Operation::Write { mdev: ONE, attribute }).unwrap();
+        terminal.shows("guest matrix: -0a.0004 -0a.00ab");
+        terminal.shows("0a CEX8P [.]");
+        terminal.keys(&["Right", "d"]);
+        let screen = terminal.shows("This would be refused");
+        assert!(screen.contains("refused with EADDRINUSE"), "{screen}");
+        terminal.keys(&["y", "Escape"]);
+        terminal.shows_not("refused");
+        terminal.keys(&["?"]);
+        terminal.shows("Shift-Tab");
+        terminal.keys(&["q"]);
+        terminal.shows_not("Shift-Tab");
+
+        // The other size, and smaller than there is anything to show.
+        let resize = |columns: u16, lines: u16| {
+            terminal.tmux(&["resize-window", "-x", &columns.to_string(), "-y", &lines.to_string()]);
+        };
+        resize(30, 10);
+        terminal.shows("30x10 is too small");
+        resize(lines * 3, columns / 3);
+        terminal.shows("end: q");
+        terminal.keys(&["q"]);
+        terminal.shows_not("end: q");
+        terminal.run("echo status $?");
+        terminal.shows("status 0");
+    }
+}
+
+/// However it ends and in whatever state: the terminal is as before.
+#[test]
+fn the_terminal_afterwards() {
+    if !possible() {
+        return;
+    }
+    let daemon = Daemon::start();
+    let terminal = Terminal::open(80, 24);
+    let before = terminal.settings();
+    let states: [(&str, &str); 3] = [("", "what happened"), ("A", "Do this?"), ("?", "Shift-Tab")];
+    let ends = [("TERM", 4), ("INT", 4), ("QUIT", 4), ("HUP", 4), ("ABRT", 134), ("SEGV", 139), ("BUS", 135)];
+    let mut count = 0;
+    for (signal, status) in ends {
+        for (key, text) in states {
+            count += 1;
+            terminal.run("clear");
+            terminal.run(&format!("{}; echo 'end'{count} $?", top(&daemon)));
+            terminal.shows("what happened");
+            assert_ne!(terminal.settings(), before, "it has taken the terminal");
+            if !key.is_empty() {
+                terminal.keys(&[key]);
+            }
+            terminal.shows(text);
+            let killed = Command::new("kill").args(["-s", signal, &terminal.running()]).status().unwrap();
+            assert!(killed.success());
+            let screen = terminal.shows(&format!("end{count} {status}"));
+            assert!(!screen.contains(text), "{signal} {text}: the screen of before is back:\n{screen}");
+            let settled = || (terminal.settings() == before).then_some(());
+            wait(settled, || format!("{signal} {text}: {}\nwas {before}", terminal.settings()));
+        }
+    }
+    // Ctrl-c is a key.
+    terminal.run(&format!("{}; echo 'end'0 $?", top(&daemon)));
+    terminal.shows("what happened");
+    terminal.keys(&["C-c"]);
+    terminal.shows("end0 0");
+    assert_eq!(terminal.settings(), before);
+}
+
+/// The end of the daemon is told, and a new one is found.
+#[test]
+fn a_daemon_that_ends() {
+    if !possible() {
+        return;
+    }
+    let mut daemon = Daemon::start();
+    let terminal = Terminal::open(80, 24);
+    terminal.run(&format!("{} --interval 0.2", top(&daemon)));
+    terminal.shows("05 CEX8C [a]");
+    daemon.process.end();
+    terminal.shows("no connection, trying again");
+    daemon.process = Daemon::serve(&daemon.socket());
+    terminal.shows_not("no connection");
+    terminal.keys(&["q"]);
+    terminal.shows("ready");
+}
+
+/// Without colours nothing is coloured, and a terminal that knows no places gets pages.
+#[test]
+fn plain_terminals() {
+    if !possible() {
+        return;
+    }
+    let daemon = Daemon::start();
+    let terminal = Terminal::open(80, 24);
+    // Foreground colours, not the terminal's own.
+    let coloured = |screen: &str| {
+        let codes = screen.split("\x1b[").skip(1).filter_map(|rest| rest.split_once('m'));
+        let mut numbers = codes.flat_map(|(code, _)| code.split(';'));
+        numbers.any(|n| n.parse::<u8>().is_ok_and(|n| (30..39).contains(&n) || (90..98).contains(&n)))
+    };
+    for (words, colours) in [("", true), ("NO_COLOR=1 ", false), ("NO_COLOR= ", true)] {
+        terminal.run(&format!("{words}{}", top(&daemon)));
+        terminal.shows("05 CEX8C [a]");
+        assert_eq!(coloured(&terminal.tmux(&["capture-pane", "-p", "-e"])), colours, "{words}");
+        terminal.keys(&["q"]);
+        terminal.shows_not("what happened");
+    }
+    let before = terminal.settings();
+    terminal.run(&format!("TERM=dumb {} | tee out", top(&daemon).replace(" top ", " top --interval 0.2 ")));
+    terminal.shows("--once prints one frame");
+    terminal.run(&format!("TERM=dumb {}", top(&daemon)));
+    terminal.shows("05 CEX8C [a]");
+    terminal.keys(&["A"]);
+    let screen = terminal.shows("Do this?");
+    assert!(screen.contains("+---") && screen.is_ascii(), "{screen}");
+    assert!(!coloured(&terminal.tmux(&["capture-pane", "-p", "-e"])));
+    assert!(terminal.settings().starts_with("0 1 "), "no other screen, and a cursor");
+    terminal.keys(&["n", "q"]);
+    wait(|| (terminal.settings() == before).then_some(()), || terminal.settings());
+}
+
+/// A guest that loops, with the first device and a management socket.
+fn guest(directory: &Path) -> Process {
+    let mut image = vec![0; 0x1000];
+    image[..8].copy_from_slice(&0x0008_0000_8000_0200u64.to_be_bytes());
+    image[0x200..][..4].copy_from_slice(&[0xa7, 0xf4, 0, 0]);
+    std::fs::write(directory.join("kernel"), image).unwrap();
+    let mut command = program::command();
+    command.current_dir(directory).args(["run", "--kernel", "kernel", "--memory", "1M", "--console", "none"]);
+    command.args(["--qmp", "unix:qmp", "--ap-mdev", &ONE.to_string()]);
+    let process = Process(command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    wait(|| UnixStream::connect(directory.join("qmp")).ok(), || "the guest does not start".into());
+    process
+}
+
+/// The same of a guest that has its AP host to itself.
+#[test]
+fn a_guest() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut process = guest(directory.path());
+    let socket = directory.path().join("qmp");
+    let once = |keys: &str| {
+        let mut command = program::command();
+        command.arg("top").arg(&socket).args(["--once", "--interval", "0.1", "--press", keys]);
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let text = once("");
+    assert!(text.contains("05 CEX8C [#] a  #  a") && text.contains("1 in use"), "{text}");
+    assert!(text.contains("> 62177883-f1bb-47f0-914d-32a22e3a8804 +"), "{text}");
+    assert!(text.contains("05.0004 CEX8C vfio_ap   in use          0.0       0     8        -"), "{text}");
+    let text = once("Down Down a");
+    assert!(text.contains("the guest of mdev 62177883") && text.contains("+ 0a.0004 0a.00ab"), "{text}");
+    let text = once("Down Down a y");
+    assert!(text.contains("done: ") && text.contains("0a CEX8P [#]"), "{text}");
+    let text = once("Down Down a y B y");
+    assert!(text.contains("done: adjunct ap unbind 0a.0004") && text.contains("0a CEX8P [?]"), "{text}");
+    let text = once("Down Down b y");
+    assert!(text.contains("done: adjunct ap bind 0a.0004") && text.contains("0a CEX8P [#]"), "{text}");
+    if possible() {
+        let terminal = Terminal::open(80, 24);
+        terminal.run(&format!("{} top {}", program::words().join(" "), socket.display()));
+        terminal.shows("0a CEX8P  #");
+        // Again until it has asked for events.
+        let change = || {
+            for command in ["x-ap-assign-adapter", "x-ap-unassign-adapter"] {
+                let mut ctl = program::command();
+                let output = ctl.arg("ctl").arg(&socket).args([command, "adapter=10"]).output().unwrap();
+                assert!(output.status.success(), "{output:?}");
+            }
+            terminal.screen().contains("guest matrix: -0a.0004").then_some(())
+        };
+        wait(change, || terminal.screen());
+        terminal.shows("mdev 62177883 guest matrix: -0a.0004 -0a.00ab");
+        terminal.shows("0a CEX8P  .");
+        terminal.keys(&["A"]);
+        terminal.shows("reset, with loss of what is on them: 05.0004 05.00ab");
+        terminal.keys(&["y"]);
+        terminal.shows("05 CEX8C [.] a  .");
+        process.end();
+        terminal.shows("no connection, trying again");
+        terminal.keys(&["q"]);
+        terminal.shows("ready");
+    }
+}
+
+/// `--once` needs no terminal.
+#[test]
+fn one_frame() {
+    let daemon = Daemon::start();
+    let address = format!("unix:{}", daemon.socket().display());
+    let once = |words: &[&str]| {
+        let words = [&["top", &address, "--once"], words].concat();
+        let output = program::command().args(words).stdin(Stdio::null()).output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap(), error)
+    };
+    let (status, text, error) = once(&[]);
+    assert_eq!((status, error.as_str()), (Some(0), ""));
+    assert_eq!(text.lines().count(), 24);
+    assert!(text.contains("05 CEX8C [a] a  a  a") && !text.contains('\x1b'), "{text}");
+    let (_, text, _) = once(&["--size", "100x30", "--press", "Down Down a"]);
+    assert!(text.lines().count() == 30 && text.contains("+ 0a.0004 0a.00ab"), "{text}");
+    let (_, text, _) = once(&["--press", "Down Down a y", "--looks", "3"]);
+    assert!(text.contains("done: adjunct ap assign"), "{text}");
+    assert!(
+        Client::connect(&daemon.socket()).unwrap().snapshot().unwrap().mdev(ONE).unwrap().matrix.apm.test(10)
+    );
+    let (_, text, _) = once(&["--svg"]);
+    assert!(text.starts_with("<svg ") && text.contains("0a"), "{text}");
+
+    for (words, status, part) in [
+        (&["--size", "80"][..], 2, "COLUMNSxLINES"),
+        (&["--press", "Dwon"], 2, "Dwon: no key"),
+        (&["--interval", "0"], 2, "0.1 to 3600"),
+    ] {
+        let (got, _, error) = once(words);
+        assert!(got == Some(status) && error.contains(part), "{words:?}: {error}");
+    }
+    let gone = program::command().args(["top", "unix:/nonexistent", "--once"]).output().unwrap();
+    let error = String::from_utf8_lossy(&gone.stderr).into_owned();
+    assert!(gone.status.code() == Some(3) && error.contains("adjunct ap-host serve"), "{error}");
+}
