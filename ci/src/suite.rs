@@ -125,9 +125,15 @@ fn unit_tests(
         command.env("ADJUNCT_GUEST", directory);
     }
     run_tests(command, "cargo test --workspace", "cargo test", report)?;
-    // Random schedules of the AP host's locks. A run of its own, since the feature is not for programs.
-    let schedules = ["test", "--package", "ap", "--features", "shuttle", "--test", "deadlock"];
-    run_tests(cargo(workspace, &schedules), "cargo test of schedules", "schedules of the AP host", report)
+    // Random schedules of the locks of AP host and hardware. A run of its own, since the feature is not for programs.
+    let schedules =
+        ["test", "--package", "ap", "--features", "shuttle", "--lib", "--test", "deadlock", "schedules"];
+    run_tests(
+        cargo(workspace, &schedules),
+        "cargo test of schedules",
+        "schedules of AP host and hardware",
+        report,
+    )
 }
 
 /// The same tests as a big-endian s390x host runs them, under QEMU's user emulation.

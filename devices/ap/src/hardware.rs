@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, OnceLock};
 
 use crycb::{Apid, Apqi, Apqn, Mask256, Qci, QciFlags};
 use machine::Clock;
@@ -13,6 +13,7 @@ use crate::card::{Card, Random, emulate};
 use crate::fault::Fault;
 use crate::guest::GuestAp;
 use crate::host::{Installed, Lpar};
+use crate::lock::{Rank, RankedReadGuard, RankedRwLock, RankedWriteGuard};
 use crate::notifier::Notifier;
 use crate::pool::Pool;
 use crate::queue::{AdapterState, Dequeue, Queue, QueueStatistics};
@@ -64,7 +65,7 @@ pub struct ApMachine {
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     // What the machine is now. It is locked before queues are.
-    configuration: RwLock<Configuration>,
+    configuration: RankedRwLock<Configuration>,
     // Whatever is or was a queue; only the queue knows which. So instructions find it without a lock.
     places: Box<[OnceLock<Places>]>,
 }
@@ -101,7 +102,7 @@ impl ApMachine {
     /// As [`apply`](Self::apply).
     pub fn new(hardware: Hardware, clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> io::Result<Arc<Self>> {
         let configuration = Configuration { qci: hardware.qci, adapters: BTreeMap::new() };
-        let configuration = RwLock::new(configuration);
+        let configuration = RankedRwLock::new(Rank::Hardware, configuration);
         let machine = Self { pool: Pool::new()?, clock, random, configuration, places: places() };
         machine.apply(hardware);
         Ok(Arc::new(machine))
@@ -341,13 +342,12 @@ impl ApMachine {
         self.places[usize::from(apqn.apid().0)].get()?[usize::from(apqn.apqi().0)].get()
     }
 
-    fn configuration(&self) -> RwLockReadGuard<'_, Configuration> {
-        self.configuration.read().unwrap_or_else(PoisonError::into_inner)
+    fn configuration(&self) -> RankedReadGuard<'_, Configuration> {
+        self.configuration.read()
     }
 
-    /// A description that was refused leaves the lock poisoned, but the configuration as it was.
-    fn change(&self) -> RwLockWriteGuard<'_, Configuration> {
-        self.configuration.write().unwrap_or_else(PoisonError::into_inner)
+    fn change(&self) -> RankedWriteGuard<'_, Configuration> {
+        self.configuration.write()
     }
 }
 
@@ -365,12 +365,15 @@ impl Configuration {
 mod histories;
 #[cfg(test)]
 mod rules;
+#[cfg(all(test, feature = "shuttle"))]
+mod schedules;
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::card::{Mode, SeededRandom};
     use crate::fixture::{Bench, apqn, mask};
+    use crate::lock::{Action, LockEvent, record};
     use machine::HostClock;
 
     /// The cards of the built-in description, from the description to a reply.
@@ -399,6 +402,47 @@ mod tests {
             }
         }
         assert_eq!((machine.information(apqn(7, 4)), machine.statistics(apqn(5, 5))), (None, None));
+    }
+
+    /// What instructions, the cards' answers and changes of the machine do with locks: one inside the other as ranked, and no
+    /// more than one queue at a time, so that CPUs on different queues do not wait for one another.
+    #[test]
+    fn locks_of_the_hardware() {
+        let bench = Bench::new(false);
+        let queue = apqn(5, 4);
+        let check = |name: &str, code: &dyn Fn(), want: &[&str]| {
+            let ((), events) = record(code);
+            let (mut held, mut nests) = (Vec::new(), BTreeSet::new());
+            for LockEvent { action, lock } in events {
+                if action == Action::Release {
+                    held.retain(|other| *other != lock.rank);
+                } else {
+                    held.push(lock.rank);
+                    nests.insert(format!("{held:?}"));
+                }
+            }
+            assert!(held.is_empty(), "{name}");
+            assert!(nests.iter().map(String::as_str).eq(want.iter().copied()), "{name}: {nests:?}");
+        };
+        let nqap = || assert_eq!(bench.machine.enqueue(queue, 7, Zeroizing::new(vec![1; 8])).word(), 0);
+        check("NQAP", &nqap, &["[Pool]", "[Queue]"]);
+        bench.until(queue, |status| status.replies_waiting);
+        let tapq = || assert!(bench.machine.test(queue).1.is_some());
+        check("TAPQ", &tapq, &["[Hardware]", "[Queue]"]);
+        let begin = || bench.machine.begin_dequeue(queue, 64, None);
+        check(
+            "DQAP",
+            &|| assert!(begin().is_ok_and(|reply| reply.commit().word() == 0x8000_0000)),
+            &["[Queue]"],
+        );
+        let (nib, notifier) = (AbsoluteAddress(1), &bench.guest.notifier);
+        let aqic =
+            || assert_eq!(bench.machine.enable_interruption(queue, nib, 3, notifier).word(), 0x8000_0000);
+        check("AQIC", &aqic, &["[Ledger]", "[Queue]"]);
+        let reset = || assert_eq!(bench.machine.reset(queue).word(), 0x8000_0000);
+        check("reset", &reset, &["[Queue, Ledger]", "[Queue, Session]", "[Queue]"]);
+        let removal = ["[Hardware, Queue, Session]", "[Hardware, Queue]", "[Hardware]"];
+        check("removal", &|| bench.machine.set_adapter(Apid(5), None), &removal);
     }
 
     #[test]

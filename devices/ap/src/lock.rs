@@ -1,9 +1,9 @@
 //! Ranked locks: whoever takes them out of order is told at once, by a panic, and not by a rare deadlock.
 //!
 //! The order is that of Linux's vfio_ap and AP bus (outer to inner: `ap_attr_mutex`, `guests_lock`, `kvm->lock`,
-//! `pqap_hook_rwsem`, `mdevs_lock`), with the bus scan before it and the hardware's own locks behind it: [`Rank`]. A thread
-//! takes a lock only if it ranks behind all that the thread holds. The order alone decides, so a run on one thread finds
-//! what could deadlock several.
+//! `pqap_hook_rwsem`, `mdevs_lock`), with plugging and the bus scan before it, and behind it the locks of the machine below
+//! and of whoever is told: [`Rank`]. A thread takes a lock only if it ranks behind all that the thread holds. The order alone
+//! decides, so a run on one thread finds what could deadlock several.
 //!
 //! * [`RankedMutex`] and [`RankedRwLock`] are the locks of [`crate::sync`] with a rank. Guards may be dropped in any order.
 //! * [`record`] tells which locks a piece of code took, from which the model in `tests/deadlock.rs` is built.
@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::sync::{self, Condvar};
 
@@ -26,6 +26,8 @@ pub const CHECKED: bool = cfg!(any(test, debug_assertions, feature = "lock-order
 /// Where a lock stands in the order, outer to inner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Rank {
+    /// One device of a VM comes or goes at a time, with all that its host does for that.
+    Plugging,
     /// One scan of the AP bus at a time, from "configuration changed" to "scan complete".
     Bus,
     /// The masks `apmask` and `aqmask` and who may own a queue (`ap_attr_mutex`, in older kernels `ap_perms_mutex`). An
@@ -43,8 +45,26 @@ pub enum Rank {
     Mdevs,
     /// A guest's AP instructions in flight: read by an instruction while it runs, written by whoever changes the CRYCB.
     Instructions,
-    /// One queue of the hardware.
+    /// Which adapters and domains the machine has; of a machine in several processes, also who has used which queue.
+    Hardware,
+    /// What the cards' threads have to do. No queue may be held, since a thread that takes its next queue locks both.
+    Pool,
+    /// One queue of the hardware, keyed by APQN.
     Queue,
+    /// The keys that a card remembers for a queue.
+    Session,
+    /// Where a card draws random bytes from.
+    Random,
+    /// What a guest's queues hold of the host: pins and interruption subclasses.
+    Ledger,
+    /// Who is told what happens on the host.
+    Events,
+    /// The clients of an AP host in a process of its own.
+    Clients,
+    /// What is on its way to the other end of a connection, keyed by client.
+    Connection,
+    /// A VM's own note of the device that it has.
+    Device,
 }
 
 /// A lock's rank and key. Shown as the lock's name.
@@ -66,6 +86,7 @@ impl LockId {
 impl fmt::Display for LockId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = match self.rank {
+            Rank::Plugging => "plugging",
             Rank::Bus => "bus",
             Rank::ApAttr => "ap_attr",
             Rank::Guests => "guests",
@@ -73,7 +94,16 @@ impl fmt::Display for LockId {
             Rank::PqapHook => "pqap_hook",
             Rank::Mdevs => "mdevs",
             Rank::Instructions => "instructions",
+            Rank::Hardware => "hardware",
+            Rank::Pool => "pool",
             Rank::Queue => return write!(f, "queue {:#x}", self.key),
+            Rank::Session => "session",
+            Rank::Random => "random",
+            Rank::Ledger => "ledger",
+            Rank::Events => "events",
+            Rank::Clients => "clients",
+            Rank::Connection => return write!(f, "connection {}", self.key),
+            Rank::Device => "device",
         };
         f.write_str(name)
     }
@@ -251,6 +281,38 @@ impl<'a, T> RankedGuard<'a, T> {
         let Self { inner, held } = self;
         let ((inner, timeout), held) = held.retake(|| condvar.wait_timeout(inner, limit));
         (Self { inner, held }, timeout)
+    }
+
+    /// [Waits](Self::wait) as long as `condition` holds.
+    ///
+    /// # Panics
+    /// As [`Self::wait`].
+    pub fn wait_while(mut self, condvar: &Condvar, mut condition: impl FnMut(&mut T) -> bool) -> Self {
+        while condition(&mut self) {
+            self = self.wait(condvar);
+        }
+        self
+    }
+
+    /// As [`Self::wait_while`], for no longer than `limit` in all. Also returns whether the condition held to the end.
+    ///
+    /// # Panics
+    /// As [`Self::wait`].
+    pub fn wait_timeout_while(
+        mut self,
+        condvar: &Condvar,
+        limit: Duration,
+        mut condition: impl FnMut(&mut T) -> bool,
+    ) -> (Self, bool) {
+        let began = Instant::now();
+        while condition(&mut self) {
+            let left = limit.saturating_sub(began.elapsed());
+            if left.is_zero() {
+                return (self, true);
+            }
+            (self, _) = self.wait_timeout(condvar, left);
+        }
+        (self, false)
     }
 }
 

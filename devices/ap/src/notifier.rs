@@ -4,10 +4,12 @@
 //! subclass, as `vfio_ap` takes them from VFIO and from the GISA. Both are guards: whatever ends the interruption, or makes a
 //! step of enabling it fail, drops them, and [`Notifier::resources`] tells what is held now.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
 use machine::{Floating, Post, Storage};
 use zarch::{AbsoluteAddress, IoInterruption};
+
+use crate::lock::{Rank, RankedGuard, RankedMutex};
 
 /// Storage with notification bytes, and the interruptions, of one guest. Clones are the same guest's.
 #[derive(Clone)]
@@ -18,7 +20,7 @@ pub struct Notifier {
 struct Guest {
     storage: Arc<Storage>,
     post: Arc<dyn Post>,
-    ledger: Mutex<Ledger>,
+    ledger: RankedMutex<Ledger>,
 }
 
 /// Pins and ISC references of one guest.
@@ -44,7 +46,8 @@ impl Notifier {
     /// A guest with this absolute storage, whose adapter interruptions are made pending at `post`.
     pub fn new(storage: Arc<Storage>, post: Arc<dyn Post>) -> Self {
         let ledger = Ledger { held: Resources::default(), limits: Resources::UNLIMITED };
-        Self { guest: Arc::new(Guest { storage, post, ledger: Mutex::new(ledger) }) }
+        let ledger = RankedMutex::new(Rank::Ledger, ledger);
+        Self { guest: Arc::new(Guest { storage, post, ledger }) }
     }
 
     /// Whether the notification byte may lie at `nib`: absolute address 0 is never one.
@@ -74,8 +77,8 @@ impl Notifier {
 }
 
 impl Guest {
-    fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        self.ledger.lock().expect("no holder panics")
+    fn ledger(&self) -> RankedGuard<'_, Ledger> {
+        self.ledger.lock()
     }
 }
 

@@ -3,10 +3,12 @@
 use std::collections::VecDeque;
 use std::io;
 use std::num::NonZero;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
-use std::thread::{self, JoinHandle};
+use std::sync::{Arc, OnceLock};
 
+use crate::lock::{Rank, RankedGuard, RankedMutex};
 use crate::queue::Queue;
+use crate::sync::Condvar;
+use crate::sync::thread::{self, JoinHandle};
 
 /// What each worker thread does first.
 static ENTRY: OnceLock<fn()> = OnceLock::new();
@@ -26,7 +28,7 @@ pub(crate) struct Pool {
 
 struct Shared {
     limit: usize,
-    list: Mutex<List>,
+    list: RankedMutex<List>,
     work: Condvar,
 }
 
@@ -42,8 +44,12 @@ struct List {
 impl Pool {
     /// A pool of one thread more than the host has CPUs.
     pub(crate) fn new() -> io::Result<Self> {
-        let limit = thread::available_parallelism().map_or(1, NonZero::get) + 1;
-        let shared = Arc::new(Shared { limit, list: Mutex::default(), work: Condvar::new() });
+        let limit = std::thread::available_parallelism().map_or(1, NonZero::get) + 1;
+        let shared = Arc::new(Shared {
+            limit,
+            list: RankedMutex::new(Rank::Pool, List::default()),
+            work: Condvar::new(),
+        });
         shared.spawn(&mut shared.lock())?;
         Ok(Self { shared })
     }
@@ -82,8 +88,8 @@ impl Drop for Pool {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, List> {
-        self.list.lock().expect("no holder panics")
+    fn lock(&self) -> RankedGuard<'_, List> {
+        self.list.lock()
     }
 
     fn submit(self: &Arc<Self>, queue: Arc<Queue>) {
@@ -106,7 +112,7 @@ impl Shared {
     fn spawn(self: &Arc<Self>, list: &mut List) -> io::Result<()> {
         let shared = self.clone();
         let name = format!("ap-card-{}", list.threads.len());
-        list.threads.push(thread::Builder::new().name(name).spawn(move || shared.run())?);
+        list.threads.push(thread::spawn(&name, move || shared.run())?);
         Ok(())
     }
 
@@ -137,7 +143,7 @@ impl Shared {
                 return Some(queue);
             }
             list.idle += 1;
-            list = self.work.wait(list).expect("no holder panics");
+            list = list.wait(&self.work);
             list.idle -= 1;
         }
     }

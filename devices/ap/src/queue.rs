@@ -12,12 +12,13 @@
 //! With virtual time a reply becomes visible at a time fixed by the request, whether or not the worker was done long before:
 //! the CPU's thread waits for a worker that was not.
 //!
-//! Locks: a queue's state, then (inside [`Target`]) the guest's ledger and whatever storage and the pending interruptions use. The pool's
-//! list is never locked under a queue's state. Nobody may hold off CPUs while holding a queue.
+//! Locks: a queue's state, then the session's keys and (inside [`Target`]) the guest's ledger and whatever storage and the
+//! pending interruptions use. The pool's list is never locked under a queue's state ([`Rank::Pool`]). Nobody may hold off CPUs
+//! while holding a queue.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::Arc;
 
 use crycb::Apqn;
 use machine::Clock;
@@ -25,9 +26,11 @@ use zeroize::Zeroizing;
 
 use crate::card::{Card, CardFacts, Random, SeededRandom, Session};
 use crate::fault::{Fault, Faults};
+use crate::lock::{Rank, RankedGuard, RankedMutex};
 use crate::notifier::Target;
 use crate::pool::Pool;
 use crate::status::{ResponseCode, Status};
+use crate::sync::Condvar;
 
 /// How long a reset is in progress, in nanoseconds of guest time: long enough to be seen by the next TAPQ, far below the
 /// 20 and 40 milliseconds after which Linux looks again.
@@ -104,7 +107,7 @@ pub(crate) struct Queue {
     /// A reply of the current generation is there, or the generation ended; only for those who wait in virtual time.
     progress: Condvar,
     // What the guest sees.
-    state: Mutex<State>,
+    state: RankedMutex<State>,
 }
 
 /// What a queue's sessions draw from.
@@ -233,7 +236,7 @@ impl Queue {
             virtual_time,
             randomness,
             progress: Condvar::new(),
-            state: Mutex::new(state),
+            state: RankedMutex::with_key(Rank::Queue, apqn.0.into(), state),
         }
     }
 
@@ -495,7 +498,7 @@ impl Queue {
     fn deliver(&self, generation: u64, serial: u64) {
         let mut state = self.lock();
         while state.generation == generation && !state.is_computed(serial) {
-            state = self.progress.wait(state).expect("no holder panics");
+            state = state.wait(&self.progress);
         }
         if state.generation == generation {
             state.due = state.due.max(serial + 1);
@@ -544,8 +547,8 @@ impl Queue {
         self.progress.notify_all();
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("no holder panics")
+    fn lock(&self) -> RankedGuard<'_, State> {
+        self.state.lock()
     }
 }
 
@@ -668,7 +671,7 @@ impl State {
 /// The oldest reply being dequeued. It holds the queue: others wait until it is [committed](Self::commit) or dropped, and
 /// dropping it leaves the queue as it was.
 pub struct Dequeue<'q> {
-    state: MutexGuard<'q, State>,
+    state: RankedGuard<'q, State>,
     start: usize,
     end: usize,
     length: usize,

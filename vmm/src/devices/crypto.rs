@@ -4,11 +4,12 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Receiver;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use ap::card::{OpensslRandom, Random, SeededRandom};
 use ap::host::remote::VmClient;
 use ap::host::{ApHost, Description, Event, Guest, HostError, Lpar, Operation, Snapshot};
+use ap::lock::{Rank, RankedGuard, RankedMutex};
 use ap::{ApMachine, GuestAp, GuestCrycb, Hardware, Notifier};
 use crycb::{Crycb, CrycbFormat, Matrix, QciFlags};
 use css::Css;
@@ -156,8 +157,8 @@ impl Crypto {
                 let plug = Arc::new_cyclic(|plug| Plug {
                     host,
                     guest: Arc::new(Asked { guest, plug: plug.clone() }),
-                    device: Mutex::new(None),
-                    changing: Mutex::new(()),
+                    device: RankedMutex::new(Rank::Device, None),
+                    changing: RankedMutex::new(Rank::Plugging, ()),
                 });
                 if let Some(device) = device {
                     plug.attach(&device).map_err(io::Error::other)?;
@@ -233,14 +234,14 @@ const FIRST_ID: &str = "ap0";
 struct Plug {
     host: Arc<ApHost>,
     guest: Arc<Asked>,
-    device: Mutex<Option<Plugged>>,
+    device: RankedMutex<Option<Plugged>>,
     /// Held by who plugs or unplugs, so that `device` says what the host says.
-    changing: Mutex<()>,
+    changing: RankedMutex<()>,
 }
 
 impl Plug {
-    fn device(&self) -> MutexGuard<'_, Option<Plugged>> {
-        self.device.lock().unwrap_or_else(PoisonError::into_inner)
+    fn device(&self) -> RankedGuard<'_, Option<Plugged>> {
+        self.device.lock()
     }
 
     fn attach(&self, device: &Plugged) -> Result<Matrix, HostError> {
@@ -260,14 +261,14 @@ impl ApControl for Plug {
     }
 
     fn plug(&self, device: &Plugged) -> Result<Matrix, HostError> {
-        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _changing = self.changing.lock();
         let matrix = self.attach(device)?;
         self.guest.config_changed();
         Ok(matrix)
     }
 
     fn unplug(&self, device: &Plugged) -> Result<Matrix, HostError> {
-        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _changing = self.changing.lock();
         if self.plugged().as_ref() != Some(device) {
             return Err(HostError::NotAttached(device.mdev));
         }

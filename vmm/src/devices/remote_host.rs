@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
@@ -16,6 +16,8 @@ use ap::host::remote::{
     Client, Incoming, Order, QueueCount, Refusal, RemoteError, Report, VmClient, VmSender,
 };
 use ap::host::{Event, Guest, HostError, Machine, Operation, Snapshot, WAITING};
+use ap::lock::{Rank, RankedGuard, RankedMutex};
+use ap::sync::Condvar;
 use crycb::{Apqn, Matrix};
 
 use super::crypto::{ThisGuest, chain};
@@ -36,14 +38,13 @@ pub(super) struct RemoteHost {
     guest: Arc<ThisGuest>,
     shared: Arc<Shared>,
     /// Held by who plugs or unplugs.
-    changing: Mutex<()>,
+    changing: RankedMutex<()>,
     follower: Option<JoinHandle<()>>,
 }
 
 /// What the follower tells the others.
-#[derive(Default)]
 struct Shared {
-    state: Mutex<State>,
+    state: RankedMutex<State>,
     changed: Condvar,
 }
 
@@ -69,7 +70,8 @@ impl RemoteHost {
         guest: Arc<ThisGuest>,
         machine: Arc<ApMachine>,
     ) -> io::Result<Self> {
-        let shared = Arc::new(Shared::default());
+        let state = RankedMutex::new(Rank::Device, State::default());
+        let shared = Arc::new(Shared { state, changed: Condvar::new() });
         shared.lock().device = device;
         let sender = client.sender();
         let early = client.early();
@@ -90,7 +92,7 @@ impl RemoteHost {
             enter_thread(Kind::ApHost);
             follower.run();
         })?;
-        let changing = Mutex::default();
+        let changing = RankedMutex::new(Rank::Plugging, ());
         Ok(Self { path, sender, guest, shared, changing, follower: Some(follower) })
     }
 
@@ -109,8 +111,7 @@ impl RemoteHost {
     fn request(&self, ask: impl FnOnce(&VmSender) -> io::Result<u64>) -> Result<(), HostError> {
         let id = ask(&self.sender).map_err(|e| unreachable(&self.path, &e))?;
         let missing = |state: &mut State| !state.gone && !state.answers.contains_key(&id);
-        let waited = self.shared.changed.wait_timeout_while(self.shared.lock(), PATIENCE, missing);
-        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let (mut state, _) = self.shared.lock().wait_timeout_while(&self.shared.changed, PATIENCE, missing);
         match state.answers.remove(&id) {
             Some(None) => Ok(()),
             Some(Some(refusal)) => Err(refusal.into()),
@@ -159,7 +160,7 @@ impl ApControl for RemoteHost {
     }
 
     fn plug(&self, device: &Plugged) -> Result<Matrix, HostError> {
-        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _changing = self.changing.lock();
         self.request(|sender| sender.attach(device.mdev))?;
         let masks = {
             let mut state = self.shared.lock();
@@ -171,7 +172,7 @@ impl ApControl for RemoteHost {
     }
 
     fn unplug(&self, device: &Plugged) -> Result<Matrix, HostError> {
-        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _changing = self.changing.lock();
         if self.plugged().as_ref() != Some(device) {
             return Err(HostError::NotAttached(device.mdev));
         }
@@ -211,8 +212,8 @@ impl ApControl for RemoteHost {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> RankedGuard<'_, State> {
+        self.state.lock()
     }
 }
 

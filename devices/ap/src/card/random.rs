@@ -2,7 +2,8 @@
 
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
-use std::sync::{Mutex, PoisonError};
+
+use crate::lock::{Rank, RankedMutex};
 
 /// A source of random bytes for the guest.
 pub trait Random: Send + Sync {
@@ -24,18 +25,18 @@ impl Random for OpensslRandom {
 
 /// The same bytes in each run with the same seed, for a machine whose runs are reproducible. Not for keys that matter.
 #[derive(Debug)]
-pub struct SeededRandom(Mutex<ChaCha20Rng>);
+pub struct SeededRandom(RankedMutex<ChaCha20Rng>);
 
 impl SeededRandom {
     /// A stream that `seed` alone decides.
     pub fn new(seed: u64) -> Self {
-        Self(Mutex::new(ChaCha20Rng::seed_from_u64(seed)))
+        Self(RankedMutex::new(Rank::Random, ChaCha20Rng::seed_from_u64(seed)))
     }
 }
 
 impl Random for SeededRandom {
     fn fill(&self, buf: &mut [u8]) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).fill_bytes(buf);
+        self.0.lock().fill_bytes(buf);
     }
 }
 

@@ -2,7 +2,8 @@
 
 use super::random::Random;
 use super::rsa::CrtKey;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use crate::lock::{Rank, RankedGuard, RankedMutex};
+use std::sync::Arc;
 use zeroize::Zeroize;
 
 /// Keys kept. A server uses a few; more only cost the derivation again. A key takes some 8 KiB, so a guest can make the
@@ -14,7 +15,7 @@ const KEYS: usize = 32;
 /// its timing which they are.
 pub struct Session {
     random: Arc<dyn Random>,
-    keys: Mutex<Keys>,
+    keys: RankedMutex<Keys>,
 }
 
 #[derive(Default)]
@@ -35,7 +36,7 @@ pub(super) struct Ticket(u64);
 impl Session {
     /// A session without keys.
     pub fn new(random: Arc<dyn Random>) -> Self {
-        Self { random, keys: Mutex::default() }
+        Self { random, keys: RankedMutex::new(Rank::Session, Keys::default()) }
     }
 
     /// Forgets every key, as reset and zeroize require. A request that is being processed ends with the key it has, which
@@ -77,8 +78,8 @@ impl Session {
     }
 
     /// Nothing is half done when a holder of the lock panics.
-    fn lock(&self) -> MutexGuard<'_, Keys> {
-        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> RankedGuard<'_, Keys> {
+        self.keys.lock()
     }
 
     #[cfg(test)]

@@ -1,7 +1,6 @@
 //! What happened on the host, for those who watch: numbered, bounded for each watcher, with losses announced.
 
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Mutex, PoisonError};
 
 use crycb::{Apqn, Matrix};
 use serde::{Deserialize, Serialize};
@@ -9,6 +8,7 @@ use uuid::Uuid;
 
 use super::Driver;
 use super::number::queue_names;
+use crate::lock::{Rank, RankedGuard, RankedMutex};
 
 /// How many events wait for a watcher before some are dropped.
 pub const WAITING: usize = 1024;
@@ -96,8 +96,7 @@ impl EventKind {
     }
 }
 
-#[derive(Default)]
-pub(super) struct Events(Mutex<List>);
+pub(super) struct Events(RankedMutex<List>);
 
 #[derive(Default)]
 struct List {
@@ -126,8 +125,14 @@ impl Events {
         list.watchers.retain_mut(|watcher| watcher.send(&event));
     }
 
-    fn list(&self) -> std::sync::MutexGuard<'_, List> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn list(&self) -> RankedGuard<'_, List> {
+        self.0.lock()
+    }
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        Self(RankedMutex::new(Rank::Events, List::default()))
     }
 }
 

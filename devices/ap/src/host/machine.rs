@@ -1,12 +1,12 @@
 //! What the host needs of the machine below it: its AP instructions, and a support element to change it.
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use crycb::{Apqn, Qci};
 
 use super::Lpar;
+use crate::lock::{Rank, RankedGuard, RankedMutex};
 use crate::queue::QueueStatistics;
 use crate::status::QueueInformation;
 
@@ -43,27 +43,32 @@ pub trait Machine: Send + Sync {
 /// every reset succeeds. [`super::plan`] asks what a change would do on it.
 #[derive(Debug)]
 pub struct IdealMachine {
-    lpar: Mutex<Lpar>,
-    resets: Mutex<BTreeSet<Apqn>>,
+    state: RankedMutex<Ideal>,
+}
+
+#[derive(Debug)]
+struct Ideal {
+    lpar: Lpar,
+    resets: BTreeSet<Apqn>,
 }
 
 impl IdealMachine {
     /// A machine with this configuration.
     pub fn new(lpar: Lpar) -> Self {
-        Self { lpar: lpar.into(), resets: Mutex::default() }
+        Self { state: RankedMutex::new(Rank::Hardware, Ideal { lpar, resets: BTreeSet::new() }) }
     }
 
     /// The queues of the configuration that were reset, ascending.
     pub(super) fn resets(&self) -> Vec<Apqn> {
-        self.resets.lock().expect("no holder panics").iter().copied().collect()
+        self.state().resets.iter().copied().collect()
     }
 
     pub(super) fn forget_resets(&self) {
-        self.resets.lock().expect("no holder panics").clear();
+        self.state().resets.clear();
     }
 
-    fn lpar(&self) -> MutexGuard<'_, Lpar> {
-        self.lpar.lock().expect("no holder panics")
+    fn state(&self) -> RankedGuard<'_, Ideal> {
+        self.state.lock()
     }
 }
 
@@ -90,16 +95,17 @@ impl Lpar {
 
 impl Machine for IdealMachine {
     fn qci(&self) -> Qci {
-        self.lpar().qci()
+        self.state().lpar.qci()
     }
 
     fn tapq(&self, apqn: Apqn) -> (u8, Option<QueueInformation>) {
-        self.lpar().tapq(apqn)
+        self.state().lpar.tapq(apqn)
     }
 
     fn zapq(&self, apqn: Apqn) -> u8 {
-        self.resets.lock().expect("no holder panics").insert(apqn);
-        self.tapq(apqn).0
+        let mut state = self.state();
+        state.resets.insert(apqn);
+        state.lpar.tapq(apqn).0
     }
 
     fn release_interruption(&self, _: Apqn) {}
@@ -107,6 +113,6 @@ impl Machine for IdealMachine {
     fn pause(&self, _: Duration) {}
 
     fn configure(&self, lpar: &Lpar) {
-        *self.lpar() = lpar.clone();
+        self.state().lpar = lpar.clone();
     }
 }

@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::protocol::{FromDaemon, LineError, LineReader, Order, Refusal, Report, ToDaemon, VERSION, line};
 use super::{MAX_ANSWER, WRITE_PATIENCE};
 use crate::host::{Event, HostError, Lpar, Operation, Snapshot};
+use crate::lock::{Rank, RankedMutex};
 
 /// How long the daemon may take for an answer. An operation waits at most for a guest to give a device back, for each VM to
 /// confirm, and for resets.
@@ -203,7 +204,7 @@ pub struct VmClient {
 /// What a VM says, from any thread.
 #[derive(Debug)]
 pub struct VmSender {
-    stream: Mutex<UnixStream>,
+    stream: RankedMutex<UnixStream>,
     /// Of the last request.
     id: AtomicU64,
 }
@@ -237,8 +238,8 @@ impl VmClient {
             order => early.push_back(order),
         })?;
         let (FromDaemon::Done { .. }, Some(lpar)) = (&done, hardware) else { return Err(unexpected(&done)) };
-        let stream = line.reader.get_ref().try_clone()?;
-        let sender = Arc::new(VmSender { stream: Mutex::new(stream), id: AtomicU64::new(id) });
+        let stream = RankedMutex::new(Rank::Connection, line.reader.get_ref().try_clone()?);
+        let sender = Arc::new(VmSender { stream, id: AtomicU64::new(id) });
         Ok(Self { line, sender, lpar, early, timeout: Some(ANSWER_PATIENCE) })
     }
 
@@ -336,7 +337,7 @@ impl VmSender {
     /// Ends the connection.
     pub fn close(&self) {
         // The daemon may have ended it already.
-        let _ = self.stream.lock().unwrap_or_else(PoisonError::into_inner).shutdown(Shutdown::Both);
+        let _ = self.stream.lock().shutdown(Shutdown::Both);
     }
 
     fn ask(&self, request: impl FnOnce(u64) -> ToDaemon) -> io::Result<u64> {
@@ -345,6 +346,6 @@ impl VmSender {
     }
 
     fn say(&self, message: &ToDaemon) -> io::Result<()> {
-        self.stream.lock().unwrap_or_else(PoisonError::into_inner).write_all(&line(message))
+        self.stream.lock().write_all(&line(message))
     }
 }

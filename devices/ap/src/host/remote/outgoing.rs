@@ -5,10 +5,11 @@ use std::collections::VecDeque;
 use std::io::Write;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::protocol::{FromDaemon, line};
 use super::{MAX_WAITING, WRITE_PATIENCE};
+use crate::lock::{Rank, RankedGuard, RankedMutex};
+use crate::sync::Condvar;
 
 /// What may wait before an event does; the events themselves then wait where their loss is announced.
 const EVENT_ROOM: usize = 64 << 10;
@@ -18,7 +19,7 @@ pub(super) struct Outgoing {
     stream: UnixStream,
     /// The client's number, for the log.
     number: u64,
-    queue: Mutex<Queue>,
+    queue: RankedMutex<Queue>,
     changed: Condvar,
 }
 
@@ -36,7 +37,8 @@ struct Queue {
 impl Outgoing {
     pub(super) fn new(stream: UnixStream, number: u64) -> std::io::Result<Self> {
         stream.set_write_timeout(Some(WRITE_PATIENCE))?;
-        Ok(Self { stream, number, queue: Mutex::default(), changed: Condvar::new() })
+        let queue = RankedMutex::with_key(Rank::Connection, number, Queue::default());
+        Ok(Self { stream, number, queue, changed: Condvar::new() })
     }
 
     /// Never waits. A client that has taken nothing for so long that there is no room is dropped.
@@ -58,7 +60,7 @@ impl Outgoing {
     /// Waits until little waits, then pushes; false when the client is gone.
     pub(super) fn push_when_idle(&self, message: &FromDaemon) -> bool {
         let busy = |queue: &mut Queue| queue.bytes > EVENT_ROOM && !queue.closed && !queue.ending;
-        let queue = self.changed.wait_while(self.lock(), busy).unwrap_or_else(PoisonError::into_inner);
+        let queue = self.lock().wait_while(&self.changed, busy);
         let gone = queue.closed || queue.ending;
         drop(queue);
         if !gone {
@@ -87,8 +89,7 @@ impl Outgoing {
     pub(super) fn write(&self) {
         loop {
             let idle = |queue: &mut Queue| queue.lines.is_empty() && !queue.ending && !queue.closed;
-            let queue = self.changed.wait_while(self.lock(), idle);
-            let mut queue = queue.unwrap_or_else(PoisonError::into_inner);
+            let mut queue = self.lock().wait_while(&self.changed, idle);
             if queue.closed {
                 return;
             }
@@ -107,7 +108,7 @@ impl Outgoing {
         }
     }
 
-    fn close_locked(&self, mut queue: MutexGuard<'_, Queue>) {
+    fn close_locked(&self, mut queue: RankedGuard<'_, Queue>) {
         queue.closed = true;
         queue.lines.clear();
         // The peer may have ended it already.
@@ -116,7 +117,7 @@ impl Outgoing {
         self.changed.notify_all();
     }
 
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> RankedGuard<'_, Queue> {
+        self.queue.lock()
     }
 }

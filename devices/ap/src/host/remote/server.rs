@@ -9,9 +9,9 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Builder, Scope};
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ use super::protocol::{FromDaemon, LineError, LineReader, Refusal, ToDaemon, VERS
 use super::vms::{RemoteGuest, RemoteMachine};
 use super::{HELLO_PATIENCE, MAX_CLIENTS, MAX_LINE, MAX_NONSENSE, MAX_REQUESTS};
 use crate::host::{ApHost, Description, Event, Lpar};
+use crate::lock::{Rank, RankedGuard, RankedMutex};
 
 /// Longest name of a VM in bytes.
 const MAX_NAME: usize = 255;
@@ -39,7 +40,7 @@ pub struct Server {
     machine: Arc<RemoteMachine>,
 
     // State.
-    clients: Mutex<BTreeMap<u64, Arc<Outgoing>>>,
+    clients: RankedMutex<BTreeMap<u64, Arc<Outgoing>>>,
     /// Counts the clients that there were.
     count: AtomicU64,
     stopping: AtomicBool,
@@ -55,7 +56,8 @@ impl Server {
         let listener = listen(path)?;
         let machine = RemoteMachine::new(Lpar::of(description));
         let host = ApHost::new(description, machine.clone());
-        let (clients, count, stopping) = Default::default();
+        let clients = RankedMutex::new(Rank::Clients, BTreeMap::new());
+        let (count, stopping) = Default::default();
         Ok(Arc::new(Self { path: path.into(), listener, host, machine, clients, count, stopping }))
     }
 
@@ -131,8 +133,8 @@ impl Server {
         }
     }
 
-    pub(super) fn clients(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Outgoing>>> {
-        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn clients(&self) -> RankedGuard<'_, BTreeMap<u64, Arc<Outgoing>>> {
+        self.clients.lock()
     }
 }
 

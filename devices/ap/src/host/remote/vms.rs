@@ -1,7 +1,7 @@
 //! The machine below the daemon's host: what the support element set, and the VMs in which the queues are.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use crycb::{Apqn, Mask256, Matrix, Qci};
 
@@ -9,15 +9,17 @@ use super::outgoing::Outgoing;
 use super::protocol::{FromDaemon, Order, QueueCount, Report};
 use super::{CONFIRM_PATIENCE, STATISTICS_PATIENCE};
 use crate::host::{Guest, Lpar, Machine};
+use crate::lock::{Rank, RankedGuard, RankedMutex};
 use crate::queue::QueueStatistics;
 use crate::status::QueueInformation;
+use crate::sync::Condvar;
 
 /// A machine whose queues are emulated by the VMs that have them.
 ///
 /// A reset of a queue that a VM may have used is in progress (TAPQ: 02) until every such VM has done it or is gone; one of a
 /// queue that nobody used has ended at once.
 pub struct RemoteMachine {
-    state: Mutex<State>,
+    state: RankedMutex<State>,
     changed: Condvar,
 }
 
@@ -67,7 +69,7 @@ impl RemoteMachine {
             past: BTreeMap::new(),
             serial: 0,
         };
-        Arc::new(Self { state: Mutex::new(state), changed: Condvar::new() })
+        Arc::new(Self { state: RankedMutex::new(Rank::Hardware, state), changed: Condvar::new() })
     }
 
     /// A VM that is about to get a mediated device: it is told the hardware, now and after each change.
@@ -150,8 +152,7 @@ impl RemoteMachine {
             let vms = asked.iter().filter_map(|number| state.vms.get(number));
             vms.into_iter().any(|vm| vm.counted < serial && !vm.to.is_closed())
         };
-        let waited = self.changed.wait_timeout_while(state, STATISTICS_PATIENCE, missing);
-        drop(waited.unwrap_or_else(PoisonError::into_inner));
+        drop(state.wait_timeout_while(&self.changed, STATISTICS_PATIENCE, missing));
     }
 
     fn set_masks(&self, vm: u64, matrix: &Matrix) {
@@ -170,13 +171,11 @@ impl RemoteMachine {
         let missing = |state: &mut State| {
             state.vms.get(&vm).is_some_and(|vm| vm.confirmed < ordered && !vm.to.is_closed())
         };
-        let waited = self.changed.wait_timeout_while(state, CONFIRM_PATIENCE, missing);
-        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        let answered = !missing(&mut state);
-        if let (false, Some(vm)) = (answered, state.vms.get(&vm)) {
+        let (state, late) = state.wait_timeout_while(&self.changed, CONFIRM_PATIENCE, missing);
+        if let (true, Some(vm)) = (late, state.vms.get(&vm)) {
             vm.to.close();
         }
-        answered
+        !late
     }
 
     fn order(&self, vm: u64, order: Order) {
@@ -185,8 +184,8 @@ impl RemoteMachine {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> RankedGuard<'_, State> {
+        self.state.lock()
     }
 }
 
