@@ -1,8 +1,6 @@
 //! What an operator can do to the AP of a guest and of its host, whoever that host is.
 
-use std::sync::mpsc::Receiver;
-
-use ap::host::{Event, HostError, Operation, Snapshot};
+use ap::host::{HostError, Operation, Snapshot, Wake, Watch};
 use crycb::Matrix;
 use uuid::Uuid;
 
@@ -45,6 +43,6 @@ pub trait ApControl: Send + Sync {
     /// The guest's device.
     fn plugged(&self) -> Option<Plugged>;
 
-    /// What happens on the host from now on.
-    fn subscribe(&self) -> Receiver<Event>;
+    /// What happens on the host from now on; `wake` is called when there is something.
+    fn subscribe(&self, wake: Wake) -> Watch;
 }

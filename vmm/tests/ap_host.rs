@@ -3,13 +3,14 @@
 mod program;
 
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use ap::host::remote::Client;
-use ap::host::{Attribute, Driver, LparChange, Number, Operation, QueueStatus, Snapshot};
+use ap::host::{Attribute, Driver, LparChange, MaskAttribute, Number, Operation, QueueStatus, Snapshot};
 use crycb::Apqn;
 use tempfile::{NamedTempFile, TempDir};
 use uuid::Uuid;
@@ -128,6 +129,10 @@ impl Daemon {
     }
 
     fn guest(&self, mdev: Uuid, code: &[u8]) -> Process {
+        self.guest_with(mdev, code, &[])
+    }
+
+    fn guest_with(&self, mdev: Uuid, code: &[u8], arguments: &[&str]) -> Process {
         let mut image = vec![0; 0x6000];
         let mut put = |at: u64, bytes: &[u8]| image[at as usize..][..bytes.len()].copy_from_slice(bytes);
         put(0, &(0x0008_0000_8000_0000 | CODE).to_be_bytes());
@@ -139,7 +144,7 @@ impl Daemon {
         let (_, kernel) = kernel.keep().unwrap();
         let mut command = command();
         command.arg("run").arg("--kernel").arg(kernel).args(["--memory", "1M", "--console", "none"]);
-        command.arg("--ap-mdev").arg(mdev.to_string());
+        command.arg("--ap-mdev").arg(mdev.to_string()).args(arguments);
         Process::start(command.arg("--ap-host").arg(format!("unix:{}", self.socket.display())))
     }
 
@@ -229,6 +234,50 @@ fn a_running_guest_sees_what_comes_and_goes() {
     let condition = ap::host::Condition::Offline;
     check(None, false, change(LparChange::SetCondition { adapter: Number(5), condition }));
     check(None, false, Operation::RemoveMdev { mdev: ONE });
+}
+
+/// Who manages a guest is told at once what others change on its host, though nothing else happens in the guest; and a guest that
+/// nobody manages is told more than waits anywhere without losing its connection.
+#[test]
+fn managers_are_told_what_happens_on_the_host() {
+    let daemon = Daemon::start();
+    let _alone = daemon.guest(TWO, &LOOP);
+    let qmp = daemon.directory.path().join("qmp");
+    let at = format!("unix:{},server=on,wait=off", qmp.display());
+    let _managed = daemon.guest_with(ONE, &LOOP, &["--qmp", &at]);
+    daemon.until_attached(ONE, true);
+    daemon.until_attached(TWO, true);
+    let deadline = Instant::now() + PATIENCE;
+    let stream = loop {
+        match UnixStream::connect(&qmp) {
+            Ok(stream) => break stream,
+            Err(error) => assert!(Instant::now() < deadline, "{error}"),
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut lines = BufReader::new(&stream).lines();
+    let mut until = |part: &str| while !lines.next().expect(part).expect(part).contains(part) {};
+    let ask = r#"{"execute":"qmp_capabilities"}{"execute":"x-subscribe","arguments":{"events":["*"]},"id":"asked"}"#;
+    (&stream).write_all(ask.as_bytes()).unwrap();
+    until("asked");
+    daemon.execute(Operation::Unbind { queue: MINE });
+    until("05.0004");
+    let mut operator = Client::connect(&daemon.socket).unwrap();
+    for _ in 0..3 * ap::host::WAITING {
+        operator.execute(&Operation::WriteMask { mask: MaskAttribute::Apmask, value: "+0".into() }).unwrap();
+    }
+    // What comes on top of too much may be missing, so it comes more than once.
+    std::thread::scope(|scope| {
+        let told = scope.spawn(|| until("05.0004"));
+        while !told.is_finished() {
+            daemon.execute(Operation::Bind { queue: MINE, driver: Driver::VfioAp });
+            daemon.execute(Operation::Unbind { queue: MINE });
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        told.join().unwrap();
+    });
+    assert!(daemon.snapshot().mdev(TWO).unwrap().attached);
 }
 
 /// The guest goes on without its cards; it powers off when it notices.

@@ -59,6 +59,8 @@ pub enum Rank {
     Ledger,
     /// Who is told what happens on the host.
     Events,
+    /// What waits for one who is told.
+    Watch,
     /// The clients of an AP host in a process of its own.
     Clients,
     /// What is on its way to the other end of a connection, keyed by client.
@@ -101,6 +103,7 @@ impl fmt::Display for LockId {
             Rank::Random => "random",
             Rank::Ledger => "ledger",
             Rank::Events => "events",
+            Rank::Watch => "watch",
             Rank::Clients => "clients",
             Rank::Connection => return write!(f, "connection {}", self.key),
             Rank::Device => "device",

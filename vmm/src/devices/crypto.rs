@@ -3,12 +3,11 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Weak};
 
 use ap::card::{OpensslRandom, Random, SeededRandom};
 use ap::host::remote::VmClient;
-use ap::host::{ApHost, Description, Event, Guest, HostError, Lpar, Operation, Snapshot};
+use ap::host::{ApHost, Description, Guest, HostError, Lpar, Operation, Snapshot, Wake, Watch};
 use ap::lock::{Rank, RankedGuard, RankedMutex};
 use ap::{ApMachine, GuestAp, GuestCrycb, Hardware, Notifier};
 use crycb::{Crycb, CrycbFormat, Matrix, QciFlags};
@@ -283,8 +282,8 @@ impl ApControl for Plug {
         self.device().clone()
     }
 
-    fn subscribe(&self) -> Receiver<Event> {
-        self.host.subscribe()
+    fn subscribe(&self, wake: Wake) -> Watch {
+        self.host.subscribe_and_wake(wake)
     }
 }
 

@@ -7,15 +7,14 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use ap::ApMachine;
 use ap::host::remote::{
-    Client, Incoming, Order, QueueCount, Refusal, RemoteError, Report, VmClient, VmSender,
+    Client, Incoming, Order, QueueCount, Refusal, RemoteError, Report, VmClient, VmSender, follow,
 };
-use ap::host::{Event, Guest, HostError, Machine, Operation, Snapshot, WAITING};
+use ap::host::{Guest, HostError, Machine, Operation, Snapshot, Wake, Watch, watch};
 use ap::lock::{Rank, RankedGuard, RankedMutex};
 use ap::sync::Condvar;
 use crycb::{Apqn, Matrix};
@@ -187,25 +186,21 @@ impl ApControl for RemoteHost {
         self.shared.lock().device.clone()
     }
 
-    /// Through a connection of its own. Events that are not taken are not even read, and the daemon says that some were lost.
-    fn subscribe(&self) -> Receiver<Event> {
-        let (to, events) = sync_channel(WAITING);
-        let forward = self
-            .operator()
-            .and_then(|c| c.subscribe().map_err(|e| refused(&self.path, e)))
-            .and_then(|incoming| {
-                let forward = move || {
-                    for event in incoming.map_while(Result::ok) {
-                        if to.send(event).is_err() {
-                            return;
-                        }
-                    }
-                };
-                let spawned = Builder::new().name("ap-events".into()).spawn(forward);
-                spawned.map_err(|e| unreachable(&self.path, &e))
-            });
-        if let Err(error) = forward {
-            log::warn!("AP events: {}", chain(&error));
+    /// Through a connection of its own, which a thread reads as fast as events come, and makes anew if it ends before the
+    /// daemon does: a guest that nobody manages, so that nobody takes its events, must not keep the daemon waiting.
+    fn subscribe(&self, wake: Wake) -> Watch {
+        let (teller, events) = watch(wake);
+        let first = self.operator().and_then(|c| c.subscribe().map_err(|e| refused(&self.path, e)));
+        let first = first.inspect_err(|error| log::warn!("AP events: {}", chain(error))).ok();
+        let (path, shared) = (self.path.clone(), self.shared.clone());
+        let over = move || {
+            let state = shared.lock();
+            state.gone || state.ending
+        };
+        let spawned =
+            Builder::new().name("ap-events".into()).spawn(move || follow(&path, first, &teller, over));
+        if let Err(error) = spawned {
+            log::warn!("AP events: start a thread: {error}");
         }
         events
     }

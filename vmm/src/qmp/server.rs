@@ -5,9 +5,9 @@ use std::io::{self, IoSliceMut, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
+use ap::host::Watch;
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
@@ -123,7 +123,7 @@ pub(crate) struct Service<'a> {
     next: u32,
     shared: Shared,
     /// What happens on the guest's AP host.
-    ap: Option<Receiver<ap::host::Event>>,
+    ap: Option<Watch>,
     /// Whether connections are taken now.
     accepting: bool,
     noise: RateLimit,
@@ -143,7 +143,10 @@ impl<'a> Service<'a> {
                 metrics: Metrics::default(),
                 since: Instant::now(),
             },
-            ap: board.devices().crypto().map(|crypto| crypto.control().subscribe()),
+            ap: board.devices().crypto().map(|crypto| {
+                let machine = board.control.clone();
+                crypto.control().subscribe(Box::new(move || machine.events().nudge()))
+            }),
             accepting: true,
             noise: RateLimit::new(5, Duration::from_secs(60)),
         }
@@ -211,7 +214,7 @@ impl<'a> Service<'a> {
     fn serve(&mut self) {
         let Self { board, clients, shared, ap, .. } = self;
         let tell = |clients: &mut BTreeMap<u32, Client>, shared: &mut Shared| {
-            for event in ap.iter().flat_map(Receiver::try_iter) {
+            for event in ap.iter().flat_map(Watch::try_iter) {
                 board.control.events().post(ap_event(&event));
             }
             tell(clients, shared, board);

@@ -1,17 +1,13 @@
 //! What happened on the host, for those who watch: numbered, bounded for each watcher, with losses announced.
 
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-
 use crycb::{Apqn, Matrix};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Driver;
 use super::number::queue_names;
+use super::watch::{Teller, Wake, Watch, watch};
 use crate::lock::{Rank, RankedGuard, RankedMutex};
-
-/// How many events wait for a watcher before some are dropped.
-pub const WAITING: usize = 1024;
 
 /// An event with its number. Numbers are those of one host, ascending by one; a gap was dropped.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,28 +97,22 @@ pub(super) struct Events(RankedMutex<List>);
 #[derive(Default)]
 struct List {
     number: u64,
-    watchers: Vec<Watcher>,
-}
-
-struct Watcher {
-    to: SyncSender<Event>,
-    lost: bool,
+    watchers: Vec<Teller>,
 }
 
 impl Events {
-    /// A new watcher; it is dropped from the list when its receiver is.
-    pub(super) fn subscribe(&self) -> Receiver<Event> {
-        // One more, for the word that some were lost.
-        let (to, events) = sync_channel(WAITING);
-        self.list().watchers.push(Watcher { to, lost: false });
-        events
+    /// A new watcher; it is dropped from the list when it is dropped.
+    pub(super) fn subscribe(&self, wake: Wake) -> Watch {
+        let (teller, watch) = watch(wake);
+        self.list().watchers.push(teller);
+        watch
     }
 
     pub(super) fn emit(&self, kind: EventKind) {
         let mut list = self.list();
         list.number += 1;
         let event = Event { number: list.number, kind };
-        list.watchers.retain_mut(|watcher| watcher.send(&event));
+        list.watchers.retain(|watcher| watcher.tell(event.clone()));
     }
 
     fn list(&self) -> RankedGuard<'_, List> {
@@ -136,47 +126,19 @@ impl Default for Events {
     }
 }
 
-impl Watcher {
-    /// False when nobody listens any more.
-    fn send(&mut self, event: &Event) -> bool {
-        if self.lost {
-            let word = Event { number: event.number, kind: EventKind::Lost };
-            match self.to.try_send(word) {
-                Ok(()) => self.lost = false,
-                Err(TrySendError::Full(_)) => return true,
-                Err(TrySendError::Disconnected(_)) => return false,
-            }
-        }
-        match self.to.try_send(event.clone()) {
-            Ok(()) => true,
-            Err(TrySendError::Full(_)) => {
-                self.lost = true;
-                true
-            }
-            Err(TrySendError::Disconnected(_)) => false,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_slow_watcher_is_told_what_it_missed() {
+    fn each_watcher_is_told_everything() {
         let events = Events::default();
-        let slow = events.subscribe();
-        drop(events.subscribe());
-        for _ in 0..WAITING + 5 {
-            events.emit(EventKind::Configuration);
-        }
-        assert_eq!(events.list().watchers.len(), 1, "the one that has gone is forgotten");
-        let got: Vec<u64> = slow.try_iter().map(|e| e.number).collect();
-        assert!(got.iter().copied().eq(1..=WAITING as u64));
+        let (one, other) = (events.subscribe(Box::new(|| {})), events.subscribe(Box::new(|| {})));
         events.emit(EventKind::Configuration);
-        let got: Vec<Event> = slow.try_iter().collect();
-        let number = WAITING as u64 + 6;
-        assert_eq!(got[0], Event { number, kind: EventKind::Lost });
-        assert_eq!(got[1], Event { number, kind: EventKind::Configuration });
+        drop(other);
+        events.emit(EventKind::Lost);
+        assert_eq!(events.list().watchers.len(), 1, "the one that has gone is forgotten");
+        let numbers = [(1, EventKind::Configuration), (2, EventKind::Lost)];
+        assert!(one.try_iter().eq(numbers.map(|(number, kind)| Event { number, kind })));
     }
 }

@@ -39,6 +39,7 @@ mod simulated;
 mod snapshot;
 mod steps;
 mod vfio_ap;
+mod watch;
 
 pub use adapter::{
     Adapter, Card, Cca, Ep11, Ep11Module, FirmwareVersion, Generation, HeldKey, MasterKey, MasterKeys,
@@ -47,7 +48,7 @@ pub use adapter::{
 pub use bus::{Bus, CardDevice, QueueDevice};
 pub use description::Description;
 pub use error::HostError;
-pub use events::{Event, EventKind, WAITING};
+pub use events::{Event, EventKind};
 pub use explain::{Fate, Outcome, Rule, Subject, explain, explain_matrix};
 pub use lpar::{Condition, Installed, Lpar, LparChange};
 pub use machine::{IdealMachine, Machine};
@@ -58,10 +59,10 @@ pub use permissions::{Driver, MaskAttribute, Permissions};
 pub use plan::{BindingChange, GuestChange, Plan, Refusal};
 pub use snapshot::{AdapterIdentity, AdapterState, MdevState, QueueState, Snapshot};
 pub use vfio_ap::{BoundQueue, Effects, MAX_MDEVS, QueueStatus, VfioAp};
+pub use watch::{Teller, WAITING, Wake, Watch, watch};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use crycb::{Apqn, Matrix, Qci};
@@ -255,8 +256,13 @@ impl ApHost {
     }
 
     /// What happens from now on. A watcher that does not take its events misses some and is told so.
-    pub fn subscribe(&self) -> Receiver<Event> {
-        self.events.subscribe()
+    pub fn subscribe(&self) -> Watch {
+        self.subscribe_and_wake(Box::new(|| {}))
+    }
+
+    /// As [`subscribe`](Self::subscribe), for a watcher who waits for other things too: `wake` is called after each event.
+    pub fn subscribe_and_wake(&self, wake: Wake) -> Watch {
+        self.events.subscribe(wake)
     }
 
     // Mediated devices.

@@ -16,11 +16,10 @@ mod ops;
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
 
 use ap::host::{
-    Adapter, ApHost, Attribute, Card, Condition, Description, Driver as HostDriver, Event, EventKind,
-    Generation, HostError, LparChange, MaskAttribute, Number, QueueStatus, Snapshot,
+    Adapter, ApHost, Attribute, Card, Condition, Description, Driver as HostDriver, EventKind, Generation,
+    HostError, LparChange, MaskAttribute, Number, QueueStatus, Snapshot, Watch,
 };
 use crycb::{Apid, Apqi, Apqn, Mask256, Matrix};
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
@@ -71,7 +70,7 @@ fn driver(driver: HostDriver) -> Driver {
 struct Trial {
     host: Arc<ApHost>,
     world: Arc<World>,
-    events: Receiver<Event>,
+    events: Watch,
     naive: Naive,
     before: Snapshot,
     last_event: u64,

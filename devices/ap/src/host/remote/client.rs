@@ -179,6 +179,14 @@ fn answer(line: &mut Line, id: u64, mut order: impl FnMut(Order)) -> Result<From
 #[derive(Debug)]
 pub struct Events(Line);
 
+impl Events {
+    /// [`next`](Iterator::next) answers with an error of [`io::ErrorKind::WouldBlock`] when nothing came in `time`, and may be
+    /// called again.
+    pub(super) fn look_up_every(&self, time: Duration) -> io::Result<()> {
+        self.0.reader.get_ref().set_read_timeout(Some(time))
+    }
+}
+
 impl Iterator for Events {
     type Item = Result<Event, RemoteError>;
 

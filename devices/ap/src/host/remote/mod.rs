@@ -7,7 +7,7 @@
 //!
 //! * [`Server`]: the daemon. [`RemoteMachine`] is the machine below its host: what the support element set, and queues that are
 //!   reset by the VM that used them.
-//! * [`Client`]: an operator: operations, snapshots, events.
+//! * [`Client`]: an operator: operations, snapshots, events. [`follow`] is for events that must go on.
 //! * [`VmClient`]: a VM: [`Order`]s in, [`Report`]s out.
 //! * [`ToDaemon`], [`FromDaemon`]: the messages, one JSON object a line.
 //!
@@ -18,12 +18,14 @@
 //! Deliberately absent: requests and replies of guests, and any trust in what a client says about another's queues.
 
 mod client;
+mod follow;
 mod outgoing;
 mod protocol;
 mod server;
 mod vms;
 
 pub use client::{Client, Events, Incoming, RemoteError, VmClient, VmSender};
+pub use follow::follow;
 pub use protocol::{
     FromDaemon, LineError, LineReader, Order, QueueCount, Refusal, Report, ToDaemon, VERSION,
 };

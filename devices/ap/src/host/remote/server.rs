@@ -21,7 +21,7 @@ use super::outgoing::Outgoing;
 use super::protocol::{FromDaemon, LineError, LineReader, Refusal, ToDaemon, VERSION};
 use super::vms::{RemoteGuest, RemoteMachine};
 use super::{HELLO_PATIENCE, MAX_CLIENTS, MAX_LINE, MAX_NONSENSE, MAX_REQUESTS};
-use crate::host::{ApHost, Description, Event, Lpar};
+use crate::host::{ApHost, Description, Lpar, Watch};
 use crate::lock::{Rank, RankedGuard, RankedMutex};
 
 /// Longest name of a VM in bytes.
@@ -356,7 +356,7 @@ impl<'s> Client<'s> {
     }
 
     /// A thread that passes on events. Where the client takes them slowly, some are lost, and the host says so.
-    fn forward(self, events: Receiver<Event>) {
+    fn forward(self, events: Watch) {
         loop {
             let there = match events.recv_timeout(LOOK_EVERY) {
                 Ok(event) => self.to.push_when_idle(&FromDaemon::Event(event)),

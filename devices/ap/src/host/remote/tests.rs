@@ -3,8 +3,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use super::protocol::line;
 use super::*;
 use crate::host::{
     Attribute, Condition, Description, Driver, EventKind, LparChange, Machine, MaskAttribute, Number,
-    Operation, QueueStatus, Snapshot,
+    Operation, QueueStatus, Snapshot, WAITING, watch,
 };
 
 /// The first three guests of the built-in description.
@@ -60,6 +60,11 @@ impl Daemon {
 
     fn write(&self, mdev: Uuid, attribute: Attribute) -> Result<(), String> {
         self.execute(Operation::Write { mdev, attribute })
+    }
+
+    /// Something that every watcher is told.
+    fn happen(&self) {
+        self.server.host().write_mask(MaskAttribute::Apmask, "+0").unwrap();
     }
 
     fn snapshot(&self) -> Snapshot {
@@ -438,6 +443,45 @@ fn events() {
     while next().kind != (EventKind::Detached { mdev: ONE }) {}
 }
 
+/// A VM whose events nobody takes: it reads them all the same, and keeps its connection. When that ends, there is another.
+#[test]
+fn a_vm_that_is_not_managed() {
+    let daemon = Daemon::new();
+    let told = Arc::new(AtomicUsize::new(0));
+    let count = told.clone();
+    let (teller, events) = watch(Box::new(move || _ = count.fetch_add(1, Ordering::SeqCst)));
+    let (path, first) = (daemon.path.clone(), daemon.client().subscribe().unwrap());
+    let over = Arc::new(AtomicBool::new(false));
+    let is_over = over.clone();
+    let follower =
+        std::thread::spawn(move || follow(&path, Some(first), &teller, || is_over.load(Ordering::SeqCst)));
+    let deadline = Instant::now() + PATIENCE;
+    while told.load(Ordering::SeqCst) < 3 * WAITING {
+        daemon.happen();
+        assert!(Instant::now() < deadline, "it takes {told:?} events");
+    }
+    let taken: Vec<_> = events.try_iter().take(WAITING + 1).collect();
+    assert_eq!(taken[WAITING].kind, EventKind::Lost);
+    assert!(taken[WAITING].number > taken[WAITING - 1].number);
+
+    for client in daemon.server.clients().values() {
+        client.close();
+    }
+    let next = || events.recv_timeout(PATIENCE).unwrap();
+    while next().kind != EventKind::Lost {}
+    let after = loop {
+        daemon.happen();
+        match events.recv_timeout(Duration::from_millis(10)) {
+            Ok(event) if event.kind != EventKind::Lost => break event,
+            Ok(_) | Err(RecvTimeoutError::Timeout) => assert!(Instant::now() < deadline, "events again"),
+            Err(error) => panic!("{error}"),
+        }
+    };
+    assert!(after.number > taken[WAITING].number);
+    over.store(true, Ordering::SeqCst);
+    follower.join().unwrap();
+}
+
 #[test]
 fn a_client_that_never_reads() {
     let daemon = Daemon::new();
@@ -445,21 +489,9 @@ fn a_client_that_never_reads() {
     slow.send(line(&ToDaemon::Subscribe { id: 1 }));
     let mut patient = daemon.client().subscribe().unwrap();
     // More than the sockets and the queues take.
-    let happen = || daemon.server.host().write_mask(MaskAttribute::Apmask, "+0").unwrap();
-    (0..6000).for_each(|_| happen());
-    // Who comes back in time is told that it missed some, with the next event for which there is room.
-    let told = AtomicBool::new(false);
-    let lost = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !told.load(Ordering::SeqCst) {
-                happen();
-                std::thread::sleep(Duration::from_millis(5));
-            }
-        });
-        let lost = patient.find(|event| event.as_ref().map_or(true, |event| event.kind == EventKind::Lost));
-        told.store(true, Ordering::SeqCst);
-        lost
-    });
+    (0..2 * WAITING + 1000).for_each(|_| daemon.happen());
+    // Who comes back in time is told that it missed some, though nothing else happens.
+    let lost = patient.find(|event| event.as_ref().map_or(true, |event| event.kind == EventKind::Lost));
     assert!(matches!(lost, Some(Ok(_))), "{lost:?}");
     // Requests, and nobody takes the answers.
     let stream = slow.0.get_ref();
