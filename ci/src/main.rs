@@ -1,5 +1,5 @@
-//! Developer and CI commands: `cargo xtask demo`, `build`, `test`, `guest-tests`, `bench`, `guest`, `dist`,
-//! `package`, `setup`.
+//! Developer and CI commands: `cargo xtask demo`, `build`, `test`, `clients`, `guest-tests`, `bench`, `guest`,
+//! `dist`, `package`, `setup`.
 //!
 //! Everything these need beyond Rust is fetched here: host packages by apt, the guest as Debian packages of
 //! another architecture. Nothing in this crate needs a system library, as it is compiled first.
@@ -7,6 +7,7 @@
 
 mod apt;
 mod bench;
+mod clients;
 mod cross;
 mod deb;
 mod demo;
@@ -103,6 +104,12 @@ enum Command {
         #[arg(long = "kind")]
         kinds: Vec<package::Kind>,
     },
+    /// Try management clients that others wrote on a booted guest
+    Clients {
+        /// Another `adjunct` than the one of these sources, optimized
+        #[arg(long)]
+        adjunct: Option<PathBuf>,
+    },
     /// Install what builds need and fetch what tests and measurements run
     Setup,
 }
@@ -177,6 +184,15 @@ fn run(arguments: Arguments) -> Result<bool> {
             let adjunct = demo::build(&workspace)?;
             bench::run(&workspace, &target, &adjunct, &guest, rounds, json)?;
             Ok(true)
+        }
+        Command::Clients { adjunct } => {
+            tools::build_packages()?;
+            let guest = guest::assemble(&target, false)?;
+            let adjunct = adjunct.map_or_else(|| demo::build(&workspace), Ok)?;
+            let mut report = report::Report::default();
+            clients::run(&target, &adjunct, &guest, &mut report)?;
+            println!("{}", report.total());
+            Ok(report.good())
         }
         Command::Guest { refresh } => {
             let guest = guest::assemble(&target, refresh)?;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::apt::hex;
+use crate::clients;
 use crate::cross::Cross;
 use crate::demo::{self, MDEV};
 use crate::guest::{self, Guest};
@@ -63,6 +64,11 @@ pub fn run(workspace: &Path, target: &Path) -> Result<Report> {
     stage("boots", || boots(&adjunct, &guest, &qemu, &mut report))?;
     stage("reproducible boots", || reproducible(&adjunct, &guest, &mut report))?;
     stage("plug and unplug", || plug::plug(&adjunct, &guest, target, &mut report))?;
+    stage("management clients", || {
+        if let Err(e) = clients::run(target, &adjunct, &guest, &mut report) {
+            report.expect(false, "management clients", &format!("{e:#}"));
+        }
+    });
     stage("demo", || -> Result<()> {
         let demo = demo::demo(workspace, &adjunct, &guest, true, PATIENCE)?;
         report.add(&demo);

@@ -32,6 +32,8 @@ pub enum Tool {
     QemuUser,
     /// Terminals for the tests of programs that fill a screen.
     Tmux,
+    /// Copies bytes between a terminal and a socket: a management client by hand.
+    Socat,
 }
 
 impl Tool {
@@ -43,6 +45,7 @@ impl Tool {
             Tool::Gcc => "s390x-linux-gnu-gcc",
             Tool::QemuUser => "qemu-s390x",
             Tool::Tmux => "tmux",
+            Tool::Socat => "socat",
         }
     }
 
@@ -53,6 +56,7 @@ impl Tool {
             Tool::Gcc => "gcc-s390x-linux-gnu",
             Tool::QemuUser => "qemu-user",
             Tool::Tmux => "tmux",
+            Tool::Socat => "socat",
         }
     }
 }
@@ -129,12 +133,12 @@ pub fn version(qemu: &Path) -> Result<String> {
 }
 
 fn usable(program: &Path, tool: Tool) -> Option<PathBuf> {
-    let flag = if tool == Tool::Tmux { "-V" } else { "--version" };
+    let flag = if matches!(tool, Tool::Tmux | Tool::Socat) { "-V" } else { "--version" };
     let output = Command::new(program).arg(flag).stdin(Stdio::null()).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let recent = match tool {
         Tool::Qemu | Tool::QemuUser => qemu_release(&text)? >= 10,
-        Tool::Binutils | Tool::Gcc | Tool::Tmux => true,
+        Tool::Binutils | Tool::Gcc | Tool::Tmux | Tool::Socat => true,
     };
     (output.status.success() && recent).then(|| program.to_owned())
 }
