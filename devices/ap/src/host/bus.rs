@@ -62,8 +62,14 @@ pub(super) trait Drivers {
     /// `probe`.
     fn probe(&mut self, apqn: Apqn, driver: Driver, last_reset: u8);
 
-    /// `remove`, and the bus's own reset behind it. Returns how the last reset of the queue ended.
-    fn remove(&mut self, apqn: Apqn, driver: Driver) -> u8;
+    /// `remove`, and the bus's own reset behind it. What is reset is not waited for.
+    fn remove(&mut self, apqn: Apqn, driver: Driver);
+
+    /// How the last reset of the queue ended or stands.
+    fn last_reset(&self, apqn: Apqn) -> u8;
+
+    /// Waits for all resets begun so far.
+    fn settle(&mut self);
 
     /// The queue device is gone, with its override.
     fn unregistered(&mut self, apqn: Apqn);
@@ -136,7 +142,7 @@ impl Bus {
         let answer = in_configuration.then(|| ask(machine, apqn)).flatten();
         let Some(answer) = answer else {
             if self.queues.contains_key(&apqn) {
-                self.remove_queue(apqn, drivers);
+                self.remove_queues(&[apqn], drivers);
             }
             return;
         };
@@ -150,14 +156,30 @@ impl Bus {
         }
     }
 
-    /// Binds every queue anew whose driver is not the one that masks and overrides name. A queue without a driver stays so.
-    pub(super) fn revise_bindings(&mut self, drivers: &mut dyn Drivers) {
-        for apqn in self.queues.keys().copied().collect::<Vec<_>>() {
-            let bound = self.queues[&apqn].driver;
-            if bound.is_some() && bound != drivers.driver_for(apqn) {
-                self.release(apqn, drivers);
+    /// Takes every queue from its driver that is not the one which masks and overrides name, and returns them. When their
+    /// resets have ended, they are to be [bound anew](Self::bind_anew). A queue without a driver stays so.
+    pub(super) fn release_misplaced(&mut self, drivers: &mut dyn Drivers) -> Vec<Apqn> {
+        let bound = self.queues.iter().filter_map(|(apqn, queue)| Some((*apqn, queue.driver?)));
+        let misplaced = bound.filter(|(apqn, driver)| drivers.driver_for(*apqn) != Some(*driver));
+        let misplaced: Vec<Apqn> = misplaced.map(|(apqn, _)| apqn).collect();
+        misplaced.iter().for_each(|apqn| self.release(*apqn, drivers));
+        misplaced
+    }
+
+    /// Gives each of these queues the driver that it is for, unless it is gone or somebody else has bound it by now.
+    pub(super) fn bind_anew(&mut self, queues: &[Apqn], drivers: &mut dyn Drivers) {
+        for &apqn in queues {
+            self.note_reset(apqn, drivers);
+            if self.queues.get(&apqn).is_some_and(|queue| queue.driver.is_none()) {
                 self.attach(apqn, drivers);
             }
+        }
+    }
+
+    /// Takes note of how the last reset of a queue without a driver ended, for the next one.
+    pub(super) fn note_reset(&mut self, apqn: Apqn, drivers: &dyn Drivers) {
+        if let Some(queue) = self.queues.get_mut(&apqn).filter(|queue| queue.driver.is_none()) {
+            queue.last_reset = drivers.last_reset(apqn);
         }
     }
 
@@ -190,7 +212,7 @@ impl Bus {
         Ok(())
     }
 
-    /// `unbind` of whatever driver has the queue.
+    /// `unbind` of whatever driver has the queue. When its reset has ended, [`Self::note_reset`] is due.
     pub(super) fn unbind(&mut self, apqn: Apqn, drivers: &mut dyn Drivers) -> Result<(), HostError> {
         let queue = self.queues.get(&apqn).ok_or(HostError::NoQueue(apqn))?;
         if queue.driver.is_none() {
@@ -211,21 +233,24 @@ impl Bus {
     fn release(&mut self, apqn: Apqn, drivers: &mut dyn Drivers) {
         let queue = self.queues.get_mut(&apqn).expect("the caller found it");
         if let Some(driver) = queue.driver.take() {
-            queue.last_reset = drivers.remove(apqn, driver);
+            drivers.remove(apqn, driver);
+            queue.last_reset = drivers.last_reset(apqn);
         }
     }
 
-    fn remove_queue(&mut self, apqn: Apqn, drivers: &mut dyn Drivers) {
-        self.release(apqn, drivers);
-        self.queues.remove(&apqn);
-        drivers.unregistered(apqn);
+    /// Takes the queues from their drivers, waits for the resets of all together, and removes them.
+    fn remove_queues(&mut self, queues: &[Apqn], drivers: &mut dyn Drivers) {
+        queues.iter().for_each(|apqn| self.release(*apqn, drivers));
+        drivers.settle();
+        for apqn in queues {
+            self.queues.remove(apqn);
+            drivers.unregistered(*apqn);
+        }
     }
 
     fn remove_card(&mut self, apid: Apid, drivers: &mut dyn Drivers) {
         let queues = self.queues.keys().copied().filter(|apqn| apqn.apid() == apid);
-        for apqn in queues.collect::<Vec<_>>() {
-            self.remove_queue(apqn, drivers);
-        }
+        self.remove_queues(&queues.collect::<Vec<_>>(), drivers);
         self.cards.remove(&apid);
     }
 }

@@ -461,8 +461,10 @@ impl ApHost {
             let (apmask, aqmask) = (permissions.apm.to_string(), permissions.aqm.to_string());
             self.events.emit(EventKind::Masks { apmask, aqmask });
         }
-        bus.revise_bindings(&mut steps);
+        let misplaced = bus.release_misplaced(&mut steps);
         drop(bus);
+        steps.settle();
+        self.bus.lock().bind_anew(&misplaced, &mut steps);
         steps.finish();
         Ok(())
     }
@@ -497,6 +499,9 @@ impl ApHost {
     pub fn unbind(&self, apqn: Apqn) -> Result<(), HostError> {
         let mut steps = Steps::of(self);
         self.bus.lock().unbind(apqn, &mut steps)?;
+        steps.tell_early();
+        steps.settle();
+        self.bus.lock().note_reset(apqn, &steps);
         steps.finish();
         Ok(())
     }

@@ -20,13 +20,17 @@ pub(super) struct Steps<'h> {
     /// Resets that have not ended.
     resets: Vec<Reset>,
     /// Queues whose reset is over, whatever the outcome, with what follows from it to be done.
-    over: Vec<Apqn>,
+    over: Vec<(Apqn, u64)>,
     /// How the resets of this operation ended.
     outcomes: BTreeMap<Apqn, u8>,
 }
 
 struct Reset {
     apqn: Apqn,
+    /// Among all resets.
+    number: u64,
+    /// A guest may use the queue meanwhile.
+    kept: bool,
     /// What ZAPQ answered: after 02, 05 and 0A it did nothing and is issued again.
     answer: u8,
     /// How often TAPQ was asked.
@@ -101,20 +105,26 @@ impl<'h> Steps<'h> {
     }
 
     fn begin_reset(&mut self, apqn: Apqn, vfio_ap: &mut VfioAp) {
+        if let Some(reset) = self.resets.iter_mut().find(|reset| reset.apqn == apqn && !reset.kept) {
+            // Nobody has used the queue since that one began.
+            reset.number = vfio_ap.begin_reset(apqn, 0x02);
+            return;
+        }
         let answer = self.host.machine.zapq(apqn);
         let in_progress = matches!(answer, 0x00 | 0x02 | 0x05 | 0x0a);
         // Until its end is seen, a reset that was accepted is one in progress.
         let code = if answer == 0x00 { 0x02 } else { answer };
         self.outcomes.insert(apqn, code);
+        // What follows from its end, `settle` sees to.
+        let number = vfio_ap.begin_reset(apqn, code);
         if in_progress {
             self.resets.retain(|reset| reset.apqn != apqn);
-            self.resets.push(Reset { apqn, answer, looks: 0 });
+            let kept = vfio_ap.mdev_of(apqn).is_some_and(|mdev| mdev.shadow.test(apqn));
+            self.resets.push(Reset { apqn, number, kept, answer, looks: 0 });
         } else {
             self.host.machine.release_interruption(apqn);
-            self.over.push(apqn);
+            self.over.push((apqn, number));
         }
-        // What follows from its end, `settle` sees to.
-        let _ = vfio_ap.record_reset(apqn, code, false);
     }
 
     /// Waits for the resets begun so far, without any lock that another guest needs, but not for ever: a queue that does not
@@ -129,10 +139,10 @@ impl<'h> Steps<'h> {
                 self.look(reset);
             }
             let late = |reset: &mut Reset| reset.looks >= RESET_LOOKS;
-            for Reset { apqn, .. } in self.resets.extract_if(.., late).collect::<Vec<_>>() {
+            for Reset { apqn, number, .. } in self.resets.extract_if(.., late).collect::<Vec<_>>() {
                 log::warn!("reset of queue {apqn}: not ended after {:?}", RESET_INTERVAL * RESET_LOOKS);
                 self.failed(apqn);
-                self.over.push(apqn);
+                self.over.push((apqn, number));
             }
             self.filter_again();
         }
@@ -143,19 +153,23 @@ impl<'h> Steps<'h> {
     ///
     /// Not while queues that a guest keeps are being reset: their adapters would leave its device and come back.
     fn filter_again(&mut self) {
-        let over: Vec<Apqn> = {
+        let over: Vec<(Apqn, u64)> = {
             let _guests = self.host.guests.lock();
             let vfio_ap = self.host.vfio_ap.lock();
             let device = |apqn: Apqn| vfio_ap.mdev_of(apqn);
             let kept = self.resets.iter().filter_map(|r| device(r.apqn).filter(|m| m.shadow.test(r.apqn)));
             let busy: Vec<Uuid> = kept.map(|mdev| mdev.uuid).collect();
-            let ready = |apqn: &mut Apqn| device(*apqn).is_none_or(|mdev| !busy.contains(&mdev.uuid));
+            let ready = |over: &mut (Apqn, u64)| device(over.0).is_none_or(|mdev| !busy.contains(&mdev.uuid));
             self.over.extract_if(.., ready).collect()
         };
-        let failed: Vec<Apqn> = over.iter().copied().filter(|q| !passable_after(self.outcomes[q])).collect();
-        for apqn in over {
+        let failed = over.iter().map(|(apqn, _)| *apqn).filter(|q| !passable_after(self.outcomes[q]));
+        let failed: Vec<Apqn> = failed.collect();
+        for (apqn, number) in over {
             let code = self.outcomes[&apqn];
             self.queue_step(apqn, |vfio_ap| {
+                if !vfio_ap.is_last_reset(apqn, number) {
+                    return Effects::default();
+                }
                 let mut effects = vfio_ap.record_reset(apqn, code, true);
                 effects.resets.retain(|queue| !failed.contains(queue));
                 effects
@@ -184,8 +198,12 @@ impl<'h> Steps<'h> {
             }
         }
         self.outcomes.insert(apqn, code);
-        self.queue_step(apqn, |vfio_ap| vfio_ap.record_reset(apqn, code, false));
-        self.over.push(apqn);
+        let number = reset.number;
+        self.queue_step(apqn, |vfio_ap| match vfio_ap.is_last_reset(apqn, number) {
+            true => vfio_ap.record_reset(apqn, code, false),
+            false => Effects::default(),
+        });
+        self.over.push((apqn, number));
         if passable_after(code) {
             self.host.machine.release_interruption(apqn);
         } else {
@@ -204,10 +222,19 @@ impl<'h> Steps<'h> {
     /// Tells the guests, then waits for the resets. Returns how those ended. A guest that may get something by the end of one of
     /// these resets is told then, once.
     pub(super) fn finish(mut self) -> BTreeMap<Apqn, u8> {
+        self.tell_early();
+        self.settle();
+        self.tell();
+        self.outcomes
+    }
+
+    /// Tells the guests that get nothing by the end of a reset.
+    pub(super) fn tell_early(&mut self) {
         let awaiting: Vec<Uuid> = {
             let _guests = self.host.guests.lock();
             let vfio_ap = self.host.vfio_ap.lock();
-            let queues = self.resets.iter().map(|reset| reset.apqn).chain(self.over.iter().copied());
+            let queues =
+                self.resets.iter().map(|reset| reset.apqn).chain(self.over.iter().map(|over| over.0));
             let awaited = queues.filter(|apqn| vfio_ap.queue(*apqn).is_some_and(|queue| queue.awaited));
             let devices = awaited.filter_map(|apqn| vfio_ap.mdev_of(apqn));
             devices.map(|mdev| mdev.uuid).collect()
@@ -216,9 +243,6 @@ impl<'h> Steps<'h> {
         self.told = later.extract_if(.., |uuid, _| !awaiting.contains(uuid)).collect();
         self.tell();
         self.told = later;
-        self.settle();
-        self.tell();
-        self.outcomes
     }
 
     fn tell(&mut self) {
@@ -261,7 +285,7 @@ impl Drivers for Steps<'_> {
         self.host.events.emit(EventKind::Bound { queue: apqn.to_string(), driver });
     }
 
-    fn remove(&mut self, apqn: Apqn, driver: Driver) -> u8 {
+    fn remove(&mut self, apqn: Apqn, driver: Driver) {
         match driver {
             Driver::VfioAp => self.queue_step(apqn, |vfio_ap| vfio_ap.remove(apqn)),
             // The bus itself resets the queue of a driver that knows no resets.
@@ -270,11 +294,17 @@ impl Drivers for Steps<'_> {
                 self.begin_reset(apqn, &mut self.host.vfio_ap.lock());
             }
         }
-        self.settle();
         self.host.events.emit(EventKind::Unbound { queue: apqn.to_string(), driver });
+    }
+
+    fn last_reset(&self, apqn: Apqn) -> u8 {
         let code = self.outcomes.get(&apqn).copied().unwrap_or_default();
         // A queue that is gone holds nothing.
         if code == 0x01 { 0 } else { code }
+    }
+
+    fn settle(&mut self) {
+        Steps::settle(self);
     }
 
     fn unregistered(&mut self, apqn: Apqn) {
@@ -288,8 +318,6 @@ impl Drivers for Steps<'_> {
             let event = |vfio_ap: &mut VfioAp| Ok(vfio_ap.scan_complete(uuid));
             self.step_under(&guests, Some(uuid), event).expect("it is not refused");
         }
-        drop(guests);
-        self.settle();
     }
 
     fn state_changed(&mut self, apid: Apid) {

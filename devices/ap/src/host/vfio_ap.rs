@@ -39,6 +39,8 @@ pub struct BoundQueue {
     pub last_reset: u8,
     /// A filter would have passed the queue but for the reset in progress: its end filters again.
     pub(super) awaited: bool,
+    /// The number of its last reset since it was bound.
+    reset: u64,
 }
 
 /// The driver's state.
@@ -53,6 +55,8 @@ pub struct VfioAp {
     queues: BTreeMap<Apqn, BoundQueue>,
     /// What the filter asks about `queues`, in the form in which it is fastest.
     table: Box<QueueTable>,
+    /// Counts resets.
+    resets: u64,
 }
 
 /// The status word of sysfs `status`, of a queue bound to vfio_ap.
@@ -83,7 +87,15 @@ impl QueueStatus {
 impl VfioAp {
     /// A driver without devices on a host with this configuration and these highest numbers.
     pub fn new(info: Matrix, max_apid: u8, max_apqi: u8) -> Self {
-        Self { info, max_apid, max_apqi, mdevs: Vec::new(), queues: BTreeMap::new(), table: Box::default() }
+        Self {
+            info,
+            max_apid,
+            max_apqi,
+            mdevs: Vec::new(),
+            queues: BTreeMap::new(),
+            table: Box::default(),
+            resets: 0,
+        }
     }
 
     /// The mediated devices in the order of their creation.
@@ -199,7 +211,7 @@ impl VfioAp {
     /// A queue whose last reset failed is reset again and stays out of guests until that has ended well. Linux forgets how
     /// the former driver's reset ended; here what a guest may have left in the queue keeps the next one out.
     pub fn probe(&mut self, apqn: Apqn, last_reset: u8) -> Effects {
-        self.queues.insert(apqn, BoundQueue { last_reset, awaited: false });
+        self.queues.insert(apqn, BoundQueue { last_reset, awaited: false, reset: 0 });
         self.table.set(apqn, Some(last_reset));
         let mut effects = Effects::default();
         if !passable_after(last_reset) {
@@ -338,6 +350,22 @@ impl VfioAp {
         Ok(Effects { resets, ..Effects::default() })
     }
 
+    /// Notes that a reset of the queue begins, which stands as `response_code` says. Its number, which no other has.
+    pub(super) fn begin_reset(&mut self, apqn: Apqn, response_code: u8) -> u64 {
+        self.resets += 1;
+        if let Some(queue) = self.queues.get_mut(&apqn) {
+            queue.reset = self.resets;
+        }
+        let _ = self.record_reset(apqn, response_code, false);
+        self.resets
+    }
+
+    /// Whether the queue is bound as it was when the reset of this number began, and that was its last. Otherwise another
+    /// operation waits for a later reset, whose end counts.
+    pub(super) fn is_last_reset(&self, apqn: Apqn, number: u64) -> bool {
+        self.queues.get(&apqn).is_some_and(|queue| queue.reset == number)
+    }
+
     /// Notes how a reset of the queue stands. Anything but 00, 03 and 04 keeps its adapter from guests, and takes it from the
     /// one that has it when `ended`; Linux leaves it there until the next filter. A filter that had to leave the queue out
     /// because of a reset in progress is made up for when `ended`.
@@ -362,7 +390,7 @@ impl VfioAp {
             .queues
             .iter()
             .filter(|queue| queue.driver == Some(Driver::VfioAp))
-            .map(|queue| (queue.queue, BoundQueue { last_reset: queue.last_reset, awaited: false }))
+            .map(|queue| (queue.queue, BoundQueue { last_reset: queue.last_reset, awaited: false, reset: 0 }))
             .collect();
         *self.table = QueueTable::new();
         self.queues.iter().for_each(|(&apqn, queue)| self.table.set(apqn, Some(queue.last_reset)));

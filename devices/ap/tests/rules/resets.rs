@@ -281,6 +281,70 @@ fn l2_the_other_queues_of_the_adapter_end() {
     assert_eq!(released(&s.log.take()), queues("05.0047 05.0004 05.0047"));
 }
 
+/// Queues that one operation takes from their drivers are reset together: the stuck ones cost the wait once.
+#[test]
+fn l2_resets_of_one_operation_are_waited_for_together() {
+    let stuck = "05.0004 05.0047";
+    let check = |name: &str, s: &Setup, operation: &dyn Fn()| {
+        queues(stuck).into_iter().for_each(|queue| s.machine.stick(queue, true));
+        s.machine.pauses();
+        s.log.take();
+        operation();
+        assert_eq!(s.machine.pauses(), RESET_LOOKS, "{name}");
+        let (log, looked) = (s.log.take(), queues(stuck));
+        let first = log.iter().position(|did| matches!(did, Did::Release(_))).unwrap();
+        assert_eq!(resets(&log[..first]), looked, "{name}: all have begun before one has ended");
+        assert_eq!(resets(&log), looked, "{name}: and once each");
+    };
+    let s = Setup::with_masks("a5 a6 d4 d47", "-5", "");
+    check("mask", &s, &|| s.apmask("+5").unwrap());
+    let s = Setup::new("a5 a6 d4 d47");
+    s.mdev(1, "a5 a6 d4 d47");
+    s.attach(1);
+    check("unbinding one of a guest's adapter", &s, &|| s.unbind("05.0004"));
+    let s = Setup::new("a5 a6 d4 d47");
+    s.mdev(1, "a5 a6 d4 d47");
+    s.attach(1);
+    let adapter = accelerator(5, 7);
+    check("another card", &s, &|| {
+        s.configure(&[ap::host::LparChange::ChangeType { adapter: adapter.clone() }])
+    });
+}
+
+/// While a driver's queue is being reset, others bind and unbind, write masks and scan. What they begin is not overtaken by the
+/// end of what was begun before.
+#[test]
+fn l2_unbinding_holds_no_lock_while_it_waits() {
+    use ap::host::{Driver, MaskAttribute};
+    let s = Setup::with_masks("a5 a6 a7 d4", "-5,-6", "");
+    s.mdev(1, "a5 a6 d4");
+    let vm = s.attach(1);
+    s.machine.stick(q("05.0004"), true);
+    let (host, machine, done) = (s.host.clone(), s.machine.clone(), Arc::new(Mutex::new(false)));
+    let result = done.clone();
+    s.machine.on_pause(move || {
+        if !std::mem::replace(&mut *result.lock().unwrap(), true) {
+            host.unbind(q("06.0004")).unwrap();
+            host.bind(q("06.0004"), Driver::VfioAp).unwrap();
+            host.write_mask(MaskAttribute::Apmask, "-7").unwrap();
+            host.scan();
+            // Whoever binds the queue has it reset once more, in vain.
+            host.bind(q("05.0004"), Driver::VfioAp).unwrap();
+            machine.stick(q("05.0004"), false);
+        }
+    });
+    s.unbind("05.0004");
+    s.machine.without_hooks();
+    assert!(*done.lock().unwrap());
+    assert_eq!(s.bound_to(Driver::VfioAp), "05.0004 06.0004 07.0004");
+    assert_eq!(
+        s.host.snapshot().queue(q("05.0004")).unwrap().last_reset,
+        0x02,
+        "the later reset did not end"
+    );
+    assert_eq!(vm.matrix(), matrix("a6 d4"));
+}
+
 /// Looking for the end of a reset meets an error: what the queue held is freed nevertheless, and the adapter stays out.
 #[test]
 fn l3_a_poll_that_fails_still_frees() {
