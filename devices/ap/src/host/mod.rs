@@ -22,6 +22,7 @@
 #![forbid(unsafe_code)]
 
 mod adapter;
+pub mod apcb;
 mod bus;
 mod description;
 mod error;
@@ -38,6 +39,9 @@ pub mod remote;
 mod simulated;
 mod snapshot;
 mod steps;
+mod sysfs;
+#[cfg(test)]
+pub(crate) mod tree;
 mod vfio_ap;
 mod watch;
 
@@ -58,6 +62,7 @@ pub use operation::Operation;
 pub use permissions::{Driver, MaskAttribute, Permissions};
 pub use plan::{BindingChange, GuestChange, Plan, Refusal};
 pub use snapshot::{AdapterIdentity, AdapterState, MdevState, QueueState, Snapshot};
+pub use sysfs::Sysfs;
 pub use vfio_ap::{BoundQueue, Effects, MAX_MDEVS, QueueStatus, VfioAp};
 pub use watch::{Teller, WAITING, Wake, Watch, watch};
 

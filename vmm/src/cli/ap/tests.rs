@@ -1,9 +1,5 @@
 //! The grammar in both directions, what is printed, and a host in a made-up sysfs.
 
-use std::fs;
-use std::os::unix::fs::symlink;
-use std::path::Path;
-
 use ap::host::{
     Adapter, ApHost, Attribute, Condition, Description, Driver, LparChange, MaskAttribute, Number, Snapshot,
 };
@@ -11,8 +7,6 @@ use clap::Parser;
 use crycb::Apqn;
 use proptest::prelude::*;
 
-use super::backend::Backend;
-use super::sysfs::Sysfs;
 use super::*;
 
 const ONE: &str = "62177883-f1bb-47f0-914d-32a22e3a8804";
@@ -212,129 +206,8 @@ fn what_is_printed() {
     assert!(printed(MIXED, &["mdev", "show", TWO]).contains(&format!("no mdev {TWO}")));
 }
 
-fn put(root: &Path, path: &str, text: &str) {
-    let path = root.join(path);
-    fs::create_dir_all(path.parent().unwrap()).unwrap();
-    fs::write(path, text).unwrap();
-}
-
-/// The sysfs of a host in this state, as Linux lays it out.
-fn make_sysfs(root: &Path, state: &Snapshot) {
-    let files = [
-        ("ap_max_adapter_id", state.max_adapter.0.to_string()),
-        ("ap_max_domain_id", state.max_domain.0.to_string()),
-        ("ap_adapter_mask", state.configuration.apm.to_string()),
-        ("ap_usage_domain_mask", state.configuration.aqm.to_string()),
-        ("ap_control_domain_mask", state.configuration.adm.to_string()),
-        ("apmask", state.apmask.to_string()),
-        ("aqmask", state.aqmask.to_string()),
-        ("scans", "1".into()),
-    ];
-    for (name, text) in files {
-        put(root, &format!("bus/ap/{name}"), &format!("{text}\n"));
-    }
-    for driver in Driver::ALL {
-        put(root, &format!("bus/ap/drivers/{}/bind", driver.name()), "");
-    }
-    for adapter in &state.adapters {
-        let card = format!("bus/ap/devices/card{}", adapter.apid());
-        let hardware = state.queues.iter().find(|q| q.queue.apid() == adapter.apid()).unwrap().hardware;
-        put(root, &format!("{card}/type"), &adapter.type_name());
-        put(root, &format!("{card}/hwtype"), &(hardware >> 24 & 0xff).to_string());
-        put(root, &format!("{card}/depth"), &((hardware & 15) + 1).to_string());
-        put(root, &format!("{card}/ap_functions"), &format!("{:#010X}", hardware >> 32));
-        put(root, &format!("{card}/config"), if adapter.condition == Condition::Offline { "0" } else { "1" });
-        put(
-            root,
-            &format!("{card}/chkstop"),
-            if adapter.condition == Condition::Checkstop { "1" } else { "0" },
-        );
-    }
-    for queue in &state.queues {
-        let device = format!("bus/ap/devices/{}", queue.queue);
-        put(root, &format!("{device}/config"), if queue.config { "1" } else { "0" });
-        put(root, &format!("{device}/chkstop"), if queue.chkstop { "1" } else { "0" });
-        put(root, &format!("{device}/driver_override"), "\n");
-        if let Some(status) = queue.status {
-            put(root, &format!("{device}/status"), &format!("{}\n", status.name()));
-        }
-        if let Some(driver) = queue.driver {
-            let target = root.join(format!("bus/ap/drivers/{}", driver.name()));
-            symlink(target, root.join(format!("{device}/driver"))).unwrap();
-        }
-    }
-    put(root, "devices/vfio_ap/matrix/mdev_supported_types/vfio_ap-passthrough/create", "");
-    let host = ApHost::rehearsal(state);
-    for mdev in &state.mdevs {
-        let path = format!("devices/vfio_ap/matrix/{}", mdev.uuid);
-        let mdev = host.mdev(mdev.uuid).unwrap();
-        put(root, &format!("{path}/matrix"), &mdev.matrix_text());
-        put(root, &format!("{path}/guest_matrix"), &mdev.guest_matrix_text());
-        put(root, &format!("{path}/control_domains"), &mdev.control_domains_text());
-        put(root, &format!("{path}/assign_domain"), "");
-        put(root, &format!("{path}/remove"), "");
-    }
-}
-
 fn mixed() -> Snapshot {
     ApHost::rehearsal_of(&Description::from_json(MIXED).unwrap()).snapshot()
-}
-
-#[test]
-fn a_real_hosts_sysfs_is_read() {
-    let root = tempfile::tempdir().unwrap();
-    let state = mixed().after(&Operation::Configure {
-        changes: vec![LparChange::SetCondition { adapter: Number(6), condition: Condition::Offline }],
-    });
-    make_sysfs(root.path(), &state);
-    let mut host = Sysfs::new(root.path().to_owned());
-    let mut got = host.snapshot().unwrap();
-    assert_eq!(got.adapters.iter().map(|a| a.type_name()).collect::<Vec<_>>(), ["CEX8A", "CEX7A", "CEX4A"]);
-    // A real host tells numbers and types of its cards only.
-    got.adapters.clone_from(&state.adapters);
-    for queue in &mut got.queues {
-        queue.hardware = state.queue(queue.queue).unwrap().hardware;
-    }
-    assert_eq!(got, state);
-
-    // A queue and a mediated device that vanish while they are read are left out; half a device is no error.
-    fs::remove_dir_all(root.path().join("bus/ap/devices/05.0004")).unwrap();
-    fs::remove_file(root.path().join(format!("devices/vfio_ap/matrix/{ONE}/guest_matrix"))).unwrap();
-    let got = host.snapshot().unwrap();
-    assert!(got.queue(Apqn(0x0504)).is_none() && got.queue(Apqn(0x0547)).is_some());
-    assert_eq!(got.mdevs, []);
-    put(root.path(), "bus/ap/apmask", "0xnonsense");
-    assert_eq!(host.snapshot().unwrap_err().errno(), "EINVAL");
-}
-
-#[test]
-fn a_real_hosts_sysfs_is_written() {
-    let root = tempfile::tempdir().unwrap();
-    make_sysfs(root.path(), &mixed());
-    let mut host = Sysfs::new(root.path().to_owned());
-    let read = |path: &str| fs::read_to_string(root.path().join(path)).unwrap();
-    let mdev = ONE.parse().unwrap();
-    host.execute(&Operation::Write { mdev, attribute: Attribute::AssignDomain("0x47".into()) }).unwrap();
-    assert_eq!(read(&format!("devices/vfio_ap/matrix/{ONE}/assign_domain")), "0x47");
-    host.execute(&Operation::WriteMask { mask: MaskAttribute::Apmask, value: "-8".into() }).unwrap();
-    assert_eq!(read("bus/ap/apmask"), "-8");
-    put(root.path(), "bus/ap/apmask", &mixed().apmask.to_string());
-    host.execute(&Operation::CreateMdev { mdev: TWO.parse().unwrap() }).unwrap();
-    assert_eq!(read("devices/vfio_ap/matrix/mdev_supported_types/vfio_ap-passthrough/create"), TWO);
-    host.execute(&Operation::Bind { queue: Apqn(0x0504), driver: Driver::VfioAp }).unwrap();
-    assert_eq!(read("bus/ap/drivers/vfio_ap/bind"), "05.0004");
-    let offline = LparChange::SetCondition { adapter: Number(5), condition: Condition::Offline };
-    host.execute(&Operation::Configure { changes: vec![offline] }).unwrap();
-    assert_eq!(read("bus/ap/devices/card05/config"), "0");
-
-    let add = Operation::Configure { changes: vec![LparChange::AddDomain { domain: Number(5) }] };
-    let error = host.execute(&add).unwrap_err();
-    assert!(error.errno() == "EOPNOTSUPP" && error.to_string().contains("support element"), "{error}");
-    // A node that vanished between look and write.
-    fs::remove_dir_all(root.path().join(format!("devices/vfio_ap/matrix/{ONE}"))).unwrap();
-    let error = host.execute(&Operation::RemoveMdev { mdev }).unwrap_err();
-    assert_eq!(error.errno(), "ENOENT");
-    assert!(error.to_string().contains(ONE), "{error}");
 }
 
 /// The kernel's number with the model's words: who has the queue, and the command that frees it.
