@@ -38,6 +38,12 @@ pub enum EventKind {
     Detached {
         mdev: Uuid,
     },
+    /// The host asked a VM for the mediated device back, and has it now; what the VM's operator called it.
+    Released {
+        mdev: Uuid,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<String>,
+    },
     /// `guest_matrix` of the device changed: these queues came, these went.
     GuestMatrix {
         mdev: Uuid,
@@ -82,7 +88,7 @@ pub enum EventKind {
 
 impl EventKind {
     /// The change of a guest's matrix; `None` when no queue and no control domain changed.
-    pub(super) fn guest_matrix(mdev: Uuid, before: &Matrix, after: &Matrix) -> Option<Self> {
+    pub(crate) fn guest_matrix(mdev: Uuid, before: &Matrix, after: &Matrix) -> Option<Self> {
         let only = |a: &Matrix, b: &Matrix| a.apqns().filter(|q| !b.test(*q)).collect();
         (before != after).then(|| Self::GuestMatrix {
             mdev,
@@ -92,7 +98,7 @@ impl EventKind {
     }
 }
 
-pub(super) struct Events(RankedMutex<List>);
+pub(crate) struct Events(RankedMutex<List>);
 
 #[derive(Default)]
 struct List {
@@ -102,13 +108,13 @@ struct List {
 
 impl Events {
     /// A new watcher; it is dropped from the list when it is dropped.
-    pub(super) fn subscribe(&self, wake: Wake) -> Watch {
+    pub(crate) fn subscribe(&self, wake: Wake) -> Watch {
         let (teller, watch) = watch(wake);
         self.list().watchers.push(teller);
         watch
     }
 
-    pub(super) fn emit(&self, kind: EventKind) {
+    pub(crate) fn emit(&self, kind: EventKind) {
         let mut list = self.list();
         list.number += 1;
         let event = Event { number: list.number, kind };

@@ -74,7 +74,7 @@ use crycb::{Apqn, Matrix, Qci};
 use uuid::Uuid;
 
 use crate::lock::{Rank, RankedMutex};
-use events::Events;
+pub(crate) use events::Events;
 use steps::Steps;
 
 /// How long vfio_ap lets pass between two looks at a reset in progress.

@@ -48,8 +48,9 @@ impl Sysfs {
     pub fn snapshot(&self) -> Result<Snapshot, HostError> {
         let bus = self.bus();
         let mask = |name: &str| -> Result<Mask256, HostError> {
-            let text = read(&bus.join(name))?;
-            text.parse().map_err(|source| HostError::Mask { attribute: name.into(), text, source })
+            let path = bus.join(name);
+            let text = read(&path)?;
+            text.parse().map_err(|_| strange(&path, &text))
         };
         let highest = |name: &str| -> Result<Number, HostError> {
             let path = bus.join(name);
