@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use ::ap::GuestCrycb;
 use ::ap::host::ApHost;
+use ::ap::passthrough::Places;
 use cpu::CpuModel;
 use crycb::Matrix;
 use machine::{Clock, HostClock, Storage, Vcpu, VcpuState, Vm};
 use uuid::Uuid;
-use vmm::devices::{Attachment, Connections, Devices};
+use vmm::devices::{Connections, CryptoSource, Devices};
 use vmm::{Board, Boot, Control, End, Identity, Options, Output, Parts, WatchdogAction};
 use zarch::{AbsoluteAddress, Psw, lowcore, psw_bits};
 
@@ -68,7 +69,8 @@ impl Guest {
         let mut cpus: Vec<_> = (0..cpus).map(take).collect();
         let vm: Arc<dyn Vm> = Arc::new(machine);
 
-        let attachment = Attachment::of(&config).expect("the built-in host has the device");
+        let attachment =
+            CryptoSource::of(&config, false, Places::default()).expect("the built-in host has the device");
         let output = Output::new(Box::new(std::io::sink())).expect("the host has a thread");
         let to = Connections {
             storage: storage.clone(),
@@ -76,6 +78,7 @@ impl Guest {
             clock: clock.clone(),
             facilities,
             output,
+            vfio: None,
         };
         let devices = Devices::new(&config, attachment, to).expect("the host has threads");
         let control = Arc::new(Control::new(vm.clone()).expect("the host has a descriptor"));

@@ -92,7 +92,10 @@ fn numbers() -> Vec<Pair> {
             GET_ALL_IRQS ENQUEUE CLEAR_IRQS ADAPTER_REGISTER CLEAR_IO_IRQ AIRQ_INJECT
         }
     }
-    let own: [(&str, u64); 9] = [
+    let own: [(&str, u64); 12] = [
+        ("KVM_DEV_VFIO_FILE", crate::vfio::FILE.into()),
+        ("KVM_DEV_VFIO_FILE_ADD", crate::vfio::ADD),
+        ("KVM_DEV_VFIO_FILE_DEL", crate::vfio::REMOVE),
         ("KVM_S390_MEMOP_F_CHECK_ONLY", CHECK_ONLY),
         ("KVM_S390_MEMOP_F_INJECT_EXCEPTION", INJECT_EXCEPTION),
         ("KVM_S390_MEMOP_F_SKEY_PROTECTION", KEY_PROTECTION),

@@ -29,11 +29,13 @@ pub mod model;
 mod rendezvous;
 mod report;
 mod sigp;
+mod vfio;
 mod vm;
 
 pub use cpu::Cpu;
 #[cfg(target_arch = "s390x")]
 pub use ioctls::open;
+pub use vfio::VfioFiles;
 pub use vm::{Ap, Machine, Options};
 
 /// What the host refused, or lacks.

@@ -1,5 +1,6 @@
 //! Whole machines on the recorded kernel.
 
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::thread;
 
@@ -487,10 +488,22 @@ fn notifications_and_vfio() {
     let event = vmm_sys_util::eventfd::EventFd::new(0).unwrap();
     machine.notification(&event, 0x0001_0002, 1, true).unwrap();
     machine.notification(&event, 0x0001_0002, 1, false).unwrap();
-    drop(machine.vfio().unwrap());
+    let file = std::fs::File::open("/dev/null").unwrap();
+    let number = file.as_raw_fd().to_ne_bytes();
+    let files = machine.vfio_files().unwrap();
+    files.add(file.as_fd()).unwrap();
+    files.remove(file.as_fd()).unwrap();
+    drop(files);
     assert_eq!(
         kernel.take_calls(),
-        ["vm notification 10002.1 true", "vm notification 10002.1 false", "open Vfio", "close Vfio",]
+        [
+            "vm notification 10002.1 true",
+            "vm notification 10002.1 false",
+            "open Vfio",
+            &format!("Vfio set 1.1 {number:x?}"),
+            &format!("Vfio set 1.2 {number:x?}"),
+            "close Vfio",
+        ]
     );
     kernel.state().refuse = Some(0);
     let error = machine.notification(&event, 0x0001_0002, 1, true).unwrap_err().to_string();

@@ -129,8 +129,8 @@ impl Machine {
     }
 
     /// The registry of VFIO files: an AP device is told of this VM through it before it is opened.
-    pub fn vfio(&self) -> Result<Arc<dyn Device>, Error> {
-        self.vm.create_device(DeviceKind::Vfio).attempt(|| "make the registry of VFIO files".into())
+    pub(crate) fn vfio(&self) -> std::io::Result<Arc<dyn Device>> {
+        self.vm.create_device(DeviceKind::Vfio)
     }
 
     /// Signals `event` when the guest notifies queue `queue` of the virtio device at `subchannel`, without an exit; or

@@ -43,6 +43,15 @@ pub trait ApControl: Send + Sync {
     /// The guest's device.
     fn plugged(&self) -> Option<Plugged>;
 
+    /// Where the guest's AP configuration is not what the rules of vfio_ap give: errors, one line each. A simulated host
+    /// cannot have any, since it is those rules.
+    ///
+    /// # Errors
+    /// What keeps the host from being looked at.
+    fn problems(&self) -> Result<Vec<String>, HostError> {
+        Ok(Vec::new())
+    }
+
     /// What happens on the host from now on; `wake` is called when there is something.
     fn subscribe(&self, wake: Wake) -> Watch;
 }

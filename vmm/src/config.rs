@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use ap::passthrough::{BadName, MdevName};
 use serde::Deserialize;
 use uuid::Uuid;
 
@@ -90,8 +91,8 @@ pub struct Options {
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL")]
     pub ap: Option<bool>,
 
-    /// Give the guest the crypto queues of this mediated device of the AP host
-    #[arg(long, value_name = "UUID")]
+    /// Give the guest the crypto queues of this mediated device of the AP host: UUID, its path in sysfs, or /dev/vfio/N
+    #[arg(long, value_name = "MDEV")]
     pub ap_mdev: Option<String>,
 
     /// The simulated AP host: a JSON description, or unix:PATH of `adjunct ap-host serve` [default: a built-in one]
@@ -277,7 +278,7 @@ pub struct Config {
     /// Whether the guest has AP instructions.
     pub ap: bool,
     /// Mediated device whose queues the guest gets.
-    pub ap_mdev: Option<Uuid>,
+    pub ap_mdev: Option<MdevName>,
     /// The AP host.
     pub ap_host: Option<HostSource>,
     /// Name that the guest sees.
@@ -456,7 +457,10 @@ impl Options {
             accel,
             cpu_model: self.cpu_model.unwrap_or_else(|| "max".into()),
             ap,
-            ap_mdev: self.ap_mdev.map(|text| parse_uuid("--ap-mdev", &text)).transpose()?,
+            ap_mdev: self
+                .ap_mdev
+                .map(|text| text.parse().map_err(|e| BadArgument::new("--ap-mdev", e, BadName::REMEDY)))
+                .transpose()?,
             ap_host,
             name,
             uuid,
@@ -610,7 +614,7 @@ mod tests {
             (r#"{"kernel": "k", "cpus": 2, "icount": true}"#, ["--icount: 2 CPUs", "--cpus 1"]),
             (r#"{"kernel": "k", "accel": "kvm", "icount": true}"#, ["--icount: KVM", "--accel engine"]),
             (r#"{"kernel": "k", "accel": "tcg"}"#, ["--config: unknown variant `tcg`", "`kvm`"]),
-            (r#"{"kernel": "k", "ap-mdev": "5"}"#, ["--ap-mdev: '5' is no UUID", "62177883"]),
+            (r#"{"kernel": "k", "ap-mdev": "5"}"#, ["--ap-mdev: \"5\" names no mediated device", "62177883"]),
             (r#"{"kernel": "k", "uuid": "z"}"#, ["--uuid: 'z' is no UUID", "write it like"]),
             (r#"{"kernel": "k", "ap-host": "f", "ap": false}"#, ["--ap=false", "--ap-host"]),
             (

@@ -221,7 +221,7 @@ impl Figures {
         let mut page = Page::default();
         page.machine(&board, self.since);
         page.console(&self.output.counts(), board.devices.dropped_input());
-        if let Some(control) = board.devices.crypto().map(|crypto| crypto.control())
+        if let Some(control) = board.devices.ap()
             // A host that is another process may be gone, which is logged where that is noticed.
             && let Ok(host) = control.snapshot()
         {

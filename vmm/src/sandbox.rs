@@ -63,13 +63,20 @@ pub struct Paths {
 }
 
 /// What devices of the host are opened while a guest runs: mediated devices that are plugged.
-const DEVICES: [&str; 2] = ["/dev/kvm", "/dev/vfio"];
+const DEVICES: [&str; 3] = ["/dev/kvm", "/dev/vfio", "/dev/iommu"];
 /// What is written there: assignments, masks, bindings.
 const AP: [&str; 5] =
     ["/sys/bus/ap", "/sys/devices/ap", "/sys/devices/vfio_ap", "/sys/bus/mdev", "/sys/class/mdev_bus"];
 /// What is read of this process and of the host's size.
-const READ: [&str; 4] =
-    ["/proc/self", "/proc/sys/vm/overcommit_memory", "/sys/devices/system/cpu", "/sys/fs/cgroup"];
+const READ: [&str; 6] = [
+    "/proc/self",
+    "/proc/sys/vm/overcommit_memory",
+    "/sys/devices/system/cpu",
+    "/sys/fs/cgroup",
+    // Facilities, and the groups of mediated devices.
+    "/proc/cpuinfo",
+    "/sys/kernel/iommu_groups",
+];
 
 /// Gives up what `level` says. For the main thread, before it starts any other. What the kernel does not offer is logged and
 /// left out.

@@ -1,9 +1,10 @@
 use super::*;
 use crate::config::Options;
 use crate::console::Output;
-use crate::devices::{Attachment, Connections};
+use crate::devices::{Connections, CryptoSource};
 use crate::scripted::{Call, ScriptedCpu, ScriptedVm};
 use ap::host::Attribute;
+use ap::passthrough::Places;
 use crycb::Apqn;
 use machine::{HostClock, Operand};
 use std::io::Write;
@@ -65,8 +66,10 @@ fn bench_with(watchdog_action: WatchdogAction, ap_mdev: Option<&str>) -> Bench {
         clock: clock.clone(),
         facilities: FacilityList::from_bits(&[12, 15, 65]),
         output: Output::new(Box::new(std::io::sink())).unwrap(),
+        vfio: None,
     };
-    let devices = Devices::new(&config, Attachment::of(&config).unwrap(), to).unwrap();
+    let devices =
+        Devices::new(&config, CryptoSource::of(&config, false, Places::default()).unwrap(), to).unwrap();
     let board = Board::new(Parts {
         storage: storage.clone(),
         vm: vm.clone(),
@@ -351,7 +354,7 @@ fn refused_attachments_name_the_remedy() {
             ap_host: host.as_ref().map(|f| f.path().into()),
             ..Options::default()
         };
-        Attachment::of(&options.resolve().unwrap()).unwrap_err().to_string()
+        CryptoSource::of(&options.resolve().unwrap(), false, Places::default()).err().unwrap().to_string()
     };
     let unknown = attach("00000000-0000-0000-0000-000000000001", None);
     assert!(unknown.starts_with("--ap-mdev: ") && unknown.contains("62177883-f1bb"), "{unknown}");

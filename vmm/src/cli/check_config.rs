@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use vmm::devices::Attachment;
+use ap::passthrough::Places;
+use vmm::devices::CryptoSource;
 use vmm::{BadArgument, Boot, Options};
 
 use crate::BAD_ARGUMENTS;
@@ -31,7 +32,8 @@ pub fn main(arguments: &Arguments) -> u8 {
 fn check(file: PathBuf) -> anyhow::Result<()> {
     let config = Options { config: Some(file), ..Options::default() }.resolve()?;
     super::run::cpu_model(&config)?;
-    Attachment::of(&config)?;
+    let on_kvm = super::run::open_kernel(&config)?.is_some();
+    CryptoSource::of(&config, on_kvm, Places::default())?;
     Boot::open(&config.kernel, config.initrd.as_deref(), &config.append)?;
     for (flag, path) in config.written() {
         let directory = match path.parent() {

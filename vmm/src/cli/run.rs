@@ -3,11 +3,14 @@
 //! This is the only place that names the CPU back ends.
 
 use std::io::{self, Write};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use anyhow::Context;
+use ap::passthrough::kernel::VfioFiles;
+use ap::passthrough::{self, Places};
 use machine::{Clock, HostClock, Storage, Vcpu, Vm};
-use vmm::devices::{Attachment, Connections, Devices};
+use vmm::devices::{Connections, CryptoSource, Devices, VfioAccess};
 use vmm::qmp::{About, Server};
 use vmm::{
     Accel, BadArgument, Board, Boot, Config, ConsoleTarget, Control, End, Exporter, Identity, Listener,
@@ -65,11 +68,15 @@ fn run(config: &Config) -> anyhow::Result<End> {
     let log = log.context("--log-file")?.map(Arc::new);
     start_log(&config.log, config.log_format, log.clone())?;
     let model = cpu_model(config)?;
-    let attachment = Attachment::of(config)?;
+    let kernel = open_kernel(config)?;
+    let crypto = CryptoSource::of(config, kernel.is_some(), Places::default())?;
     let boot = Boot::open(&config.kernel, config.initrd.as_deref(), &config.append)?;
     let _pidfile = config.pidfile.as_deref().map(PidFile::create).transpose().context("--pidfile")?;
     let storage = Arc::new(Storage::new(config.memory)?);
-    let Backend { vm, cpus, clock, machine_type, facilities } = backend(config, model, storage.clone())?;
+    let Backend { vm, cpus, clock, machine_type, facilities, vfio } = match kernel {
+        Some(kernel) => host_cpus(&*kernel, config, &model, storage.clone(), crypto.is_real())?,
+        None => engine(config, model, storage.clone())?,
+    };
     let Console { writer, viewers, file } = Console::open(&config.console).context("--console")?;
     let qmp = Server::bind(&config.qmp, About::default())?;
     let metrics = config.metrics.as_ref().map(Exporter::new).transpose()?;
@@ -85,8 +92,9 @@ fn run(config: &Config) -> anyhow::Result<End> {
         clock: clock.clone(),
         facilities,
         output: output.clone(),
+        vfio,
     };
-    let devices = Devices::new(config, attachment, to).context("start the crypto cards")?;
+    let devices = Devices::new(config, crypto, to).context("start the crypto cards")?;
     let control = Arc::new(Control::new(vm.clone()).context("make an event descriptor")?);
     let board = Board::new(Parts {
         storage,
@@ -133,19 +141,18 @@ struct Backend {
     /// What the guest is told that its CPUs are.
     machine_type: u16,
     facilities: FacilityList,
+    /// What hands real cards to the guest, where it gets those.
+    vfio: Option<VfioAccess>,
 }
 
-fn backend(config: &Config, model: cpu::CpuModel, storage: Arc<Storage>) -> anyhow::Result<Backend> {
-    let kernel = match config.accel {
-        Accel::Engine => None,
-        Accel::Kvm => Some(kvm::open()?),
+/// The host's KVM, if it runs the guest.
+pub fn open_kernel(config: &Config) -> Result<Option<Arc<dyn kvm::kernel::Kvm>>, kvm::Error> {
+    match config.accel {
+        Accel::Engine => Ok(None),
+        Accel::Kvm => kvm::open().map(Some),
         Accel::Auto => {
-            kvm::open().inspect_err(|e| log::info!("the software engine runs the guest: {e}")).ok()
+            Ok(kvm::open().inspect_err(|e| log::info!("the software engine runs the guest: {e}")).ok())
         }
-    };
-    match kernel {
-        Some(kernel) => host_cpus(&*kernel, config, &model, storage),
-        None => Ok(engine(config, model, storage)?),
     }
 }
 
@@ -160,34 +167,59 @@ fn engine(config: &Config, model: cpu::CpuModel, storage: Arc<Storage>) -> Resul
         (cpu::Machine::new(storage, clock.clone(), model, config.cpus), clock)
     };
     let cpus = (0..config.cpus).map(|address| machine.vcpu(address)).collect::<Result<_, _>>()?;
-    Ok(Backend { vm: Arc::new(machine), cpus, clock, machine_type, facilities })
+    Ok(Backend { vm: Arc::new(machine), cpus, clock, machine_type, facilities, vfio: None })
 }
 
-/// The host's own CPUs. `max` is all that the host offers; AP instructions go to the simulated cards.
+/// The host's own CPUs. `max` is all that the host offers. AP instructions go to the hardware (`real_cards`) or to the
+/// simulated cards.
 fn host_cpus(
     kernel: &dyn kvm::kernel::Kvm,
     config: &Config,
     model: &cpu::CpuModel,
     storage: Arc<Storage>,
+    real_cards: bool,
 ) -> anyhow::Result<Backend> {
     let clock = Arc::new(HostClock::new());
     let options = kvm::Options {
         cpus: config.cpus,
         name: config.cpu_model.clone(),
         model: (config.cpu_model != "max").then_some((model.machine_type, model.facilities)),
-        ap: if config.ap { kvm::Ap::Emulated } else { kvm::Ap::None },
+        ap: match (config.ap, real_cards) {
+            (false, _) => kvm::Ap::None,
+            (true, false) => kvm::Ap::Emulated,
+            (true, true) => kvm::Ap::Interpreted,
+        },
         tod: clock.tod(),
         disassemble: cpu::table::disassemble,
     };
     let (machine, cpus) = kvm::Machine::new(kernel, &options, storage)?;
     let processor = *machine.processor();
+    let vfio = if real_cards {
+        Some(VfioAccess { vfio: passthrough::open()?, files: Arc::new(Files(machine.vfio_files()?)) })
+    } else {
+        None
+    };
     Ok(Backend {
         vm: Arc::new(machine),
         cpus: cpus.into_iter().map(|cpu| Box::new(cpu) as Box<dyn Vcpu>).collect(),
         clock,
         machine_type: processor.machine_type(),
         facilities: processor.facilities,
+        vfio,
     })
+}
+
+/// A KVM's list of VFIO files, as the crypto devices know it.
+struct Files(kvm::VfioFiles);
+
+impl VfioFiles for Files {
+    fn add(&self, file: BorrowedFd<'_>) -> io::Result<()> {
+        self.0.add(file)
+    }
+
+    fn remove(&self, file: BorrowedFd<'_>) -> io::Result<()> {
+        self.0.remove(file)
+    }
 }
 
 /// Where the guest's console writes to, and who may watch and type there.

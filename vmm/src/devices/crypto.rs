@@ -9,6 +9,7 @@ use ap::card::{OpensslRandom, Random, SeededRandom};
 use ap::host::remote::VmClient;
 use ap::host::{ApHost, Description, Guest, HostError, Lpar, Operation, Snapshot, Wake, Watch};
 use ap::lock::{Rank, RankedGuard, RankedMutex};
+use ap::passthrough::MdevName;
 use ap::{ApMachine, GuestAp, GuestCrycb, Hardware, Notifier};
 use crycb::{Crycb, CrycbFormat, Matrix, QciFlags};
 use css::Css;
@@ -42,6 +43,19 @@ enum Source {
     Elsewhere(Box<VmClient>, PathBuf),
 }
 
+/// The device that `config` names on a simulated host.
+fn simulated_mdev(config: &Config) -> Result<Option<Uuid>, BadArgument> {
+    match config.ap_mdev {
+        None => Ok(None),
+        Some(MdevName::Uuid(mdev)) => Ok(Some(mdev)),
+        Some(name) => {
+            let problem = format_args!("{name}: the AP host is simulated, and has no files in /dev");
+            let remedy = "give the UUID of one of its mdevs, or run on an s390x host with --accel kvm";
+            Err(BadArgument::new("--ap-mdev", problem, remedy))
+        }
+    }
+}
+
 impl Attachment {
     /// The AP host of `config` and the mediated device that it names; `None` if the guest has no AP. That the host will
     /// give the device is tried out here, so that a bad argument is found before anything starts.
@@ -61,7 +75,7 @@ impl Attachment {
                 Description::from_json(&text).map_err(|e| bad(chain(&e)))?
             }
         };
-        let mdev = config.ap_mdev;
+        let mdev = simulated_mdev(config)?;
         let attachment = |description| Self { host: Source::Here(Box::new(description)), mdev };
         let Some(uuid) = mdev else { return Ok(Some(attachment(description))) };
         let trial = ApHost::rehearsal_of(&description);
@@ -77,13 +91,14 @@ impl Attachment {
             let remedy = "the socket of `adjunct ap-host serve` is wanted";
             BadArgument::new("--ap-host", chain(&e), remedy)
         })?;
-        if let Some(mdev) = config.ap_mdev {
+        let mdev = simulated_mdev(config)?;
+        if let Some(mdev) = mdev {
             client.attach(mdev).map_err(|e| {
                 let remedy = format!("the AP host is that of unix:{}", path.display());
                 BadArgument::new("--ap-mdev", chain(&e), remedy)
             })?;
         }
-        Ok(Self { host: Source::Elsewhere(Box::new(client), path.into()), mdev: config.ap_mdev })
+        Ok(Self { host: Source::Elsewhere(Box::new(client), path.into()), mdev })
     }
 }
 
@@ -227,7 +242,7 @@ impl Crypto {
 }
 
 /// What `device_del` calls the device that the guest was started with.
-const FIRST_ID: &str = "ap0";
+pub(super) const FIRST_ID: &str = "ap0";
 
 /// The guest's device, and the host that it is of.
 struct Plug {

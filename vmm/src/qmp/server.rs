@@ -143,9 +143,9 @@ impl<'a> Service<'a> {
                 metrics: Metrics::default(),
                 since: Instant::now(),
             },
-            ap: board.devices().crypto().map(|crypto| {
+            ap: board.devices().ap().map(|control| {
                 let machine = board.control.clone();
-                crypto.control().subscribe(Box::new(move || machine.events().nudge()))
+                control.subscribe(Box::new(move || machine.events().nudge()))
             }),
             accepting: true,
             noise: RateLimit::new(5, Duration::from_secs(60)),

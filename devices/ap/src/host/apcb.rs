@@ -69,29 +69,39 @@ pub fn lasting_differences(sysfs: &Sysfs) -> Result<Vec<ApcbDifference>, HostErr
     Ok(found)
 }
 
-impl fmt::Display for ApcbDifference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl ApcbDifference {
+    /// What differs.
+    pub fn found(&self) -> String {
         let Self { mdev, excess, missing } = self;
-        write!(f, "mdev {mdev}: the guest's APCB is not what vfio_ap's rules give")?;
+        let mut text = format!("mdev {mdev}: the guest's APCB is not what vfio_ap's rules give");
         for (matrix, what) in [(excess, "it has"), (missing, "it lacks")] {
             for (mask, kind) in [(&matrix.apm, "adapters"), (&matrix.aqm, "domains")] {
                 if !mask.is_empty() {
                     let numbers: Vec<_> = mask.iter().map(|n| format!("{n:#04x}")).collect();
-                    write!(f, "; {what} {kind} {}", numbers.join(", "))?;
+                    text += &format!("; {what} {kind} {}", numbers.join(", "));
                 }
             }
         }
-        if *excess != Matrix::EMPTY {
-            return write!(
-                f,
-                "; end the guest, and report this with `adjunct ap list --json` and the kernel's version"
-            );
+        text
+    }
+
+    /// What to do.
+    pub fn cure(&self) -> String {
+        if self.excess != Matrix::EMPTY {
+            return "end the guest, and report this with `adjunct ap list --json` and the kernel's version"
+                .to_owned();
         }
-        write!(
-            f,
-            "; a queue's reset failed, or nothing was filtered since a removal: writing ap_config back filters: \
-             f=/sys/devices/vfio_ap/matrix/{mdev}/ap_config; c=$(cat $f); echo $c > $f"
+        format!(
+            "a queue's reset failed, or nothing was filtered since a removal: writing ap_config back filters: \
+             f=/sys/devices/vfio_ap/matrix/{}/ap_config; c=$(cat $f); echo $c > $f",
+            self.mdev
         )
+    }
+}
+
+impl fmt::Display for ApcbDifference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; {}", self.found(), self.cure())
     }
 }
 

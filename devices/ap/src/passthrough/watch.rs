@@ -27,6 +27,9 @@ pub const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub trait Guest: Send + Sync {
     /// The AP configuration changed: a channel report.
     fn configuration_changed(&self);
+
+    /// Called first by each thread that watches the guest's host.
+    fn watcher_started(&self) {}
 }
 
 /// The device that a guest has.
@@ -357,6 +360,7 @@ impl Watcher {
 
     fn run(self) {
         let Self { shared, mdev, signals, .. } = &self;
+        shared.guest.watcher_started();
         // Where the kernel lacks one of the signals, sysfs is the only one to say it.
         let complete = signals.changed.is_some() && signals.request.is_some();
         let timeout = if complete { -1 } else { LOOK_EVERY.as_millis() as i32 };

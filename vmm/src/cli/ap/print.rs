@@ -238,6 +238,7 @@ pub fn event_text(kind: &EventKind) -> String {
         EventKind::MdevCreated { mdev } => format!("mdev {mdev} created"),
         EventKind::MdevRemoved { mdev } => format!("mdev {mdev} removed"),
         EventKind::Attached { mdev } => format!("mdev {mdev} in use by a VM"),
+        EventKind::Released { mdev, .. } => format!("mdev {mdev} given back to the host, which asked for it"),
         EventKind::Detached { mdev } => format!("mdev {mdev} given back"),
         EventKind::GuestMatrix { mdev, plugged, unplugged } => {
             let part =

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use ap::host::{Sysfs, apcb};
 use crycb::Mask256;
 use rustix::fs::{Access, access};
 
@@ -57,6 +58,7 @@ impl Host {
                     self.masks(),
                     self.mdevs(),
                 ]);
+                checks.extend(self.apcbs());
                 checks.extend(self.vfio());
                 checks.push(self.memlock());
             }
@@ -244,6 +246,20 @@ impl Host {
             return poor("mdevs", told.join(", "), cure);
         }
         good("mdevs", told.join(", "))
+    }
+
+    /// What guests have against what vfio_ap's rules give them.
+    fn apcbs(&self) -> Vec<Check> {
+        if !self.is("sys/devices/vfio_ap/matrix") {
+            return Vec::new();
+        }
+        match apcb::lasting_differences(&Sysfs::new(self.root.join("sys"))) {
+            Ok(found) if found.is_empty() => {
+                vec![good("apcb", "every guest has what vfio_ap's rules give it")]
+            }
+            Ok(found) => found.iter().map(|one| bad("apcb", one.found().to_string(), one.cure())).collect(),
+            Err(error) => vec![note("apcb", format!("what guests have cannot be compared: {error}"))],
+        }
     }
 
     fn vfio(&self) -> Vec<Check> {

@@ -389,6 +389,7 @@ fn abbreviated(kind: &EventKind) -> String {
         EventKind::MdevCreated { mdev }
         | EventKind::MdevRemoved { mdev }
         | EventKind::Attached { mdev }
+        | EventKind::Released { mdev, .. }
         | EventKind::Detached { mdev }
         | EventKind::GuestMatrix { mdev, .. }
         | EventKind::Assigned { mdev, .. } => {

@@ -79,6 +79,7 @@ static AP_INFO: Object = object(
         may("mdevs", Type::Array(&Type::Object(&AP_MDEV))),
         may("queues", Type::Array(&Type::Object(&AP_QUEUE))),
         may("queues-left-out", Type::Int),
+        may("errors", Type::Array(&Type::Str)),
     ],
 );
 static AP_DEVICE: Object = object("x-ApDevice", &[may("id", Type::Str), needs("mdev", Type::Str)]);
@@ -120,13 +121,14 @@ static AP_QUEUE: Object = object(
 );
 
 fn query_ap(context: &mut Context<'_>, arguments: &Arguments<'_>) -> Result<Answer, Error> {
-    let Some(crypto) = context.board.devices().crypto() else {
+    let Some(control) = context.board.devices().ap() else {
         return Ok(Answer::Now(json!({"present": false})));
     };
-    let (control, all) = (crypto.control(), arguments.bool("all").unwrap_or(false));
+    let all = arguments.bool("all").unwrap_or(false);
     // An operation that waits for cards may keep the host's locks.
     in_thread(context.board, move || {
         let host = control.snapshot().map_err(|e| Error::generic(chain(&e)))?;
+        let problems = control.problems().map_err(|e| Error::generic(chain(&e)))?;
         let device = control.plugged();
         let mine = device.as_ref().and_then(|device| host.mdev(device.mdev));
         let assigned = mine.map_or(Matrix::EMPTY, |mdev| mdev.matrix);
@@ -141,6 +143,9 @@ fn query_ap(context: &mut Context<'_>, arguments: &Arguments<'_>) -> Result<Answ
             "mdevs": host.mdevs.iter().take(MOST_QUEUES).map(describe_mdev).collect::<Vec<_>>(),
             "queues": queues.iter().map(|q| describe_queue(&host, mine, *q)).collect::<Vec<_>>(),
         });
+        if !problems.is_empty() {
+            answer["errors"] = problems.into();
+        }
         if total > MOST_QUEUES {
             answer["queues-left-out"] = (total - queues.len()).into();
         }
@@ -287,6 +292,7 @@ pub fn event(event: &ap::host::Event) -> Event {
             let (plugged, unplugged) = (plugged.clone(), unplugged.clone());
             Event::ApConfigChanged { mdev: *mdev, plugged, unplugged }
         }
+        ap::host::EventKind::Released { id, .. } => Event::DeviceDeleted(id.clone()),
         _ => Event::ApHost(serde_json::to_value(event).unwrap_or_default()),
     }
 }

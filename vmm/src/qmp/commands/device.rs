@@ -41,8 +41,8 @@ static DELETE: Object = object("device_del-arg", &[needs("id", Type::Str)]);
 
 /// The AP host, if the guest has AP.
 pub fn control(context: &Context<'_>) -> Result<Arc<dyn ApControl>, Error> {
-    match context.board.devices().crypto() {
-        Some(crypto) => Ok(crypto.control()),
+    match context.board.devices().ap() {
+        Some(control) => Ok(control),
         None => Err(Error::generic("the guest has no AP instructions; start it with --ap")),
     }
 }
@@ -66,7 +66,7 @@ fn device_add(context: &mut Context<'_>, arguments: &Arguments<'_>) -> Result<An
         (Some(sysfsdev), None) => mdev_of(sysfsdev)?,
         (None, Some(_)) => {
             return Err(Error::generic(
-                "fd: the AP host is simulated and has no descriptors; give sysfsdev with the UUID of one of its mdevs",
+                "fd: devices are opened by name, so that they can be checked before; give sysfsdev with the UUID of an mdev",
             ));
         }
         _ => return Err(Error::generic("give sysfsdev or fd, and one of them")),
@@ -90,7 +90,7 @@ fn device_add(context: &mut Context<'_>, arguments: &Arguments<'_>) -> Result<An
 
 fn device_del(context: &mut Context<'_>, arguments: &Arguments<'_>) -> Result<Answer, Error> {
     let id = arguments.required("id");
-    let plugged = context.board.devices().crypto().and_then(|crypto| crypto.control().plugged());
+    let plugged = context.board.devices().ap().and_then(|control| control.plugged());
     let named =
         |device: &Plugged| device.id.as_deref() == Some(id) || device_path(device.id.as_deref()) == id;
     let Some(device) = plugged.clone().filter(named) else {

@@ -96,7 +96,7 @@ static MIGRATE: Object =
     object("migrate-arg", &[may("uri", Type::Str), may("detach", Type::Bool), may("resume", Type::Bool)]);
 
 fn migrate(context: &mut Context<'_>, _: &Arguments<'_>) -> Result<Answer, Error> {
-    let device = context.board.devices().crypto().and_then(|crypto| crypto.control().plugged());
+    let device = context.board.devices().ap().and_then(|control| control.plugged());
     Err(Error::generic(match device.map(|device| name_of(&device)) {
         Some(id) => format!(
             "the guest has AP queues, which stay on this host: give device_del of '{id}' first; adjunct itself cannot \

@@ -197,7 +197,7 @@ fn qom_list(context: &mut Context<'_>, arguments: &Arguments<'_>) -> Result<Answ
     let path = arguments.required("path");
     let property = |name: &str, of: &str| json!({"name": name, "type": of});
     let container = |name: &str| property(name, "child<container>");
-    let device = context.board.devices().crypto().and_then(|crypto| crypto.control().plugged());
+    let device = context.board.devices().ap().and_then(|control| control.plugged());
     let mut list = vec![property("type", "string")];
     match path.trim_end_matches('/') {
         "" => list.extend([container("objects"), property("machine", "child<adjunct-machine>")]),
