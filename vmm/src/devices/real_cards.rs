@@ -44,7 +44,7 @@ impl RealCards {
     /// Subsystem reset: of every queue of the mediated device.
     pub(super) fn reset(&self) {
         if let Err(error) = self.passthrough.reset() {
-            // A queue whose reset failed is taken from the guest by the host.
+            // The guest goes on: its own driver sees the state of the queue.
             log::error!("subsystem reset: {}", HostError::from(error));
         }
     }

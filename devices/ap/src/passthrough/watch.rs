@@ -163,7 +163,7 @@ impl Passthrough {
     /// Resets the queues, as a reset of the VM does.
     ///
     /// # Errors
-    /// EIO from the kernel, when a queue's reset did not end well: that keeps its adapter from the guest.
+    /// EIO from the kernel, when a queue's reset did not end well.
     pub fn reset(&self) -> Result<(), Error> {
         match &*self.shared.slot.lock() {
             Some(slot) => {
