@@ -92,6 +92,7 @@ fn compute(emulators: &[Emulator; 2], program: &Path, rounds: usize) -> Result<V
         cpus: 1,
         mdev: None,
         ap_host: None,
+        qmp: None,
         icount: false,
     };
     let mut names = Vec::new();

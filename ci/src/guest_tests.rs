@@ -30,6 +30,10 @@ const DIFFERENCES: &str = "qemu-differences.txt";
 /// The row of the kernel's boot, and what its user space says first.
 const BOOT: &str = "Debian's kernel";
 const REACHED: &str = "ADJUNCT-INIT reached";
+/// How a program begins a line that asks for words to be given to `adjunct ctl`.
+const ASK: &str = "ask ";
+/// Where programs of the third place have their management socket.
+const NESTED_QMP: &str = "/tmp/qmp";
 /// How long a program may take, and everything in the third place.
 const PATIENCE: Duration = Duration::from_secs(120);
 const NESTED_PATIENCE: Duration = Duration::from_secs(600);
@@ -188,8 +192,8 @@ fn own_linker(workspace: &Path) -> Result<PathBuf> {
     Ok(linker)
 }
 
-/// A program's machine. All have two CPUs and 64 MiB; those about AP have cards.
-fn machine(program: &str, kernel: &Path, ap_host: &Path) -> Boot {
+/// A program's machine. All have two CPUs and 64 MiB; those about AP have cards, and an operator at `qmp`.
+fn machine(program: &str, kernel: &Path, ap_host: &Path, qmp: &Path) -> Boot {
     let ap = program.starts_with("ap");
     Boot {
         kernel: kernel.to_owned(),
@@ -199,6 +203,7 @@ fn machine(program: &str, kernel: &Path, ap_host: &Path) -> Boot {
         cpus: 2,
         mdev: ap.then(|| MDEV.to_owned()),
         ap_host: ap.then(|| ap_host.to_owned()),
+        qmp: ap.then(|| qmp.to_owned()),
         icount: false,
     }
 }
@@ -221,15 +226,34 @@ fn each(
     ap_host: &Path,
 ) -> Result<Outcomes> {
     let mut outcomes = Outcomes::new();
+    // Socket names are short.
+    let directory = tempfile::tempdir()?;
+    let qmp = directory.path().join("qmp");
     for (name, path) in programs {
-        let ended = watch(machine(name, path, ap_host).command(emulator), PATIENCE, |_| {})?;
-        outcomes.insert(name.clone(), Outcome::of_program(&ended));
+        let mut refused = Vec::new();
+        let ended = watch(machine(name, path, ap_host, &qmp).command(emulator), PATIENCE, |line| {
+            if let (Some(words), Emulator::Adjunct(adjunct)) = (line.strip_prefix(ASK), emulator)
+                && let Err(e) = operate(adjunct, &qmp, words)
+            {
+                refused.push(format!("{words}: {e:#}"));
+            }
+        })?;
+        let mut outcome = Outcome::of_program(&ended);
+        if !refused.is_empty() {
+            outcome.end = Some(refused.join("\n"));
+        }
+        outcomes.insert(name.clone(), outcome);
     }
     if let Ok(guest) = guest {
         let ended = watch(Boot::debian(guest, "off").command(emulator), NESTED_PATIENCE, |_| {})?;
         outcomes.insert(BOOT.to_owned(), Outcome::of_boot(&ended));
     }
     Ok(outcomes)
+}
+
+/// Does what a program asks its operator for.
+fn operate(adjunct: &Path, qmp: &Path, words: &str) -> Result<()> {
+    run_command(Command::new(adjunct).arg("ctl").arg(qmp).args(words.split_whitespace())).map(drop)
 }
 
 impl Outcome {
@@ -385,7 +409,12 @@ fn inside(
     };
     for (name, path) in programs {
         fs.file(&format!("programs/{name}"), &fs::read(path)?, false);
-        let boot = machine(name, &Path::new("/programs").join(name), &Path::new("/").join(AP_HOST));
+        let boot = machine(
+            name,
+            &Path::new("/programs").join(name),
+            &Path::new("/").join(AP_HOST),
+            Path::new(NESTED_QMP),
+        );
         row(name, &boot.command(&emulator))?;
     }
     let inner = Guest { kernel: "/vmlinuz".into(), initrd: "/initrd.cpio".into(), release: String::new() };
@@ -432,11 +461,28 @@ mount -t devtmpfs devtmpfs /dev
 mkdir -p /tmp
 mount -t tmpfs tmpfs /tmp
 dmesg -n 1
+# Does what the program of process $pid asks its operator for.
+operate() {
+    count=0
+    while kill -0 $pid 2> /dev/null; do
+        words=$(grep '^ask ' /tmp/output | tail -n +$((count + 1)) | head -n 1 | tr -d '\\r')
+        if [ -n \"$words\" ]; then
+            /adjunct ctl /tmp/qmp ${words#ask } > /tmp/ctl 2>&1 || cat /tmp/ctl >> /tmp/output
+            count=$((count + 1))
+        else
+            usleep 100000
+        fi
+    done
+}
 try() {
     name=$1
     shift
     echo \"GUEST-TEST-BEGIN $name\"
-    timeout 500 \"$@\" < /dev/null > /tmp/output 2>&1
+    rm -f /tmp/qmp
+    timeout 500 \"$@\" < /dev/null > /tmp/output 2>&1 &
+    pid=$!
+    operate &
+    wait $pid
     status=$?
     cat /tmp/output
     echo \"GUEST-TEST-END $status $name\"

@@ -40,6 +40,8 @@ pub struct Boot {
     pub mdev: Option<String>,
     /// Description of the host with that device, if not the built-in one.
     pub ap_host: Option<PathBuf>,
+    /// Where Adjunct takes management clients.
+    pub qmp: Option<PathBuf>,
     /// Virtual time is the instruction count.
     pub icount: bool,
 }
@@ -55,6 +57,7 @@ impl Boot {
             cpus: 1,
             mdev: None,
             ap_host: None,
+            qmp: None,
             icount: false,
         }
     }
@@ -75,6 +78,9 @@ impl Boot {
                 }
                 if let Some(host) = &self.ap_host {
                     command.arg("--ap-host").arg(host);
+                }
+                if let Some(qmp) = &self.qmp {
+                    command.arg("--qmp").arg(format!("unix:{}", qmp.display()));
                 }
                 if self.icount {
                     command.arg("--icount");
