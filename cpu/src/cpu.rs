@@ -123,6 +123,8 @@ pub struct Cpu {
     pub(crate) masked_pending: bool,
     /// What `budget` was set to when time was last looked at.
     pub(crate) slice: i64,
+    /// Program interruptions one after another of the instruction that the program new PSW leads to.
+    pub(crate) loops: u32,
 }
 
 // SAFETY: the raw pointers point into `tlb` and `code`, which the CPU owns and which move with it only
@@ -171,6 +173,7 @@ impl Cpu {
             reported_wait: false,
             masked_pending: false,
             slice: 0,
+            loops: 0,
         };
         cpu.reset(ResetKind::Clear);
         cpu
@@ -574,6 +577,10 @@ impl Vcpu for Cpu {
 
     fn set_gr(&mut self, r: u8, value: u64) {
         Cpu::set_gr(self, r, value);
+    }
+
+    fn psw(&self) -> Psw {
+        Cpu::psw(self)
     }
 
     fn state(&self) -> VcpuState {

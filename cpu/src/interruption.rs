@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use machine::{Exit, ResetKind};
+use machine::{Exit, InterruptionLoop, ResetKind};
 use zarch::{ExternalCode, ProgramCode, ProgramInterruption, Psw, lowcore, mcic, psw_bits};
 
 use crate::clock::{NANOSECONDS_PER_INSTRUCTION, VirtualClock};
@@ -24,6 +24,9 @@ mod cr0 {
 
 /// Interruptions taken one after another before attention is looked at again.
 const INTERRUPTIONS: u32 = 32;
+
+/// Program interruptions that lead to themselves until they count as endless.
+const LOOPS: u32 = 1000;
 
 /// Channel-report-pending subclass mask, control register 14 bit 35.
 const CR14_CHANNEL_REPORT: u64 = 0x1000_0000;
@@ -60,7 +63,14 @@ impl Cpu {
                 continue;
             }
             match self.execute() {
-                Leave::Program(code) => self.program_interruption(code),
+                Leave::Program(code) => {
+                    let before = self.psw();
+                    self.program_interruption(code);
+                    if self.loops_at(before) {
+                        self.shared.leave();
+                        return Exit::InterruptionLoop(InterruptionLoop::Program);
+                    }
+                }
                 Leave::SupervisorCall(number) => self.supervisor_call(number),
                 Leave::NewPsw => self.check_new_psw(),
                 Leave::Exit => {
@@ -71,6 +81,18 @@ impl Cpu {
                 other => unreachable!("the executor handles {other:?}"),
             }
         }
+    }
+
+    /// Whether program interruptions of the instruction at `before` have led back to it so often that nothing but
+    /// somebody else can end that: no interruption that is enabled can.
+    fn loops_at(&mut self, before: Psw) -> bool {
+        let masks = psw_bits::IO | psw_bits::EXTERNAL | psw_bits::MACHINE_CHECK;
+        self.loops = if self.psw() == before && before.mask & masks == 0 { self.loops + 1 } else { 0 };
+        let endless = self.loops == LOOPS;
+        if endless {
+            self.loops = 0;
+        }
+        endless
     }
 
     /// The TOD clock as this CPU sees it.
@@ -133,8 +155,8 @@ impl Cpu {
         if bits & attention::KICK != 0 {
             return Some(Exit::Kicked);
         }
-        if self.shared.operating() {
-            self.take_interruptions();
+        if self.shared.operating() && self.take_interruptions() {
+            return Some(Exit::InterruptionLoop(InterruptionLoop::External));
         }
         None
     }
@@ -176,8 +198,9 @@ impl Cpu {
 
     /// Takes one pending interruption after another that the CPU is enabled for. A new PSW may be enabled
     /// for what it was loaded by (a timer stays pending), and then there is no end: after some, the CPU
-    /// looks at its attention again.
-    fn take_interruptions(&mut self) {
+    /// looks at its attention again. True if all of these were the same external interruption, which has no end.
+    fn take_interruptions(&mut self) -> bool {
+        let mut repeated = 0;
         for n in 0.. {
             if n == INTERRUPTIONS {
                 self.shared.attend_again();
@@ -197,6 +220,7 @@ impl Cpu {
                 && self.cr[0] & cr0::ANY != 0
                 && self.external_interruption()
             {
+                repeated += u32::from(before == self.psw());
                 continue;
             }
             let isc_mask = (self.cr[6] >> 24) as u8;
@@ -215,6 +239,13 @@ impl Cpu {
             }
         }
         self.masked_pending = self.something_pending();
+        // The first one came from elsewhere. Others than timers are taken once each.
+        repeated >= INTERRUPTIONS - 1 && self.timer_due()
+    }
+
+    fn timer_due(&self) -> bool {
+        self.cr[0] & cr0::CLOCK_COMPARATOR != 0 && self.clock_comparator < self.tod()
+            || self.cr[0] & cr0::CPU_TIMER != 0 && (self.cpu_timer() as i64) < 0
     }
 
     /// Whether an external or I/O interruption is pending that the control registers enable, whatever
@@ -227,8 +258,7 @@ impl Cpu {
             || call && enabled(cr0::EXTERNAL_CALL)
             || summary & complex::SERVICE_SIGNAL != 0 && enabled(cr0::SERVICE_SIGNAL)
             || summary & complex::IO != 0 && self.complex.io_pending((self.cr[6] >> 24) as u8)
-            || enabled(cr0::CLOCK_COMPARATOR) && self.clock_comparator < self.tod()
-            || enabled(cr0::CPU_TIMER) && (self.cpu_timer() as i64) < 0
+            || self.timer_due()
     }
 
     /// Takes the external interruption of highest priority that is pending and enabled.

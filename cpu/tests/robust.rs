@@ -12,7 +12,10 @@ use std::time::{Duration, Instant};
 
 use cpu::table::{Row, rows};
 use cpu::{CpuModel, Machine, VirtualClock};
-use machine::{Exit, Floating, HostClock, Operand, Outcome, Post, ResetKind, Storage, Vcpu, VcpuState, Vm};
+use machine::{
+    Exit, Floating, HostClock, InterruptionLoop, Operand, Outcome, Post, ResetKind, Storage, Vcpu, VcpuState,
+    Vm,
+};
 use zarch::{AbsoluteAddress, IoInterruption, PAGE_SIZE, ProgramCode, Psw, StorageKey, lowcore, psw_bits};
 
 /// How long one machine runs.
@@ -333,15 +336,43 @@ fn put_psw(storage: &Storage, at: u64, psw: Psw) {
     storage.write(AbsoluteAddress(at), &bytes).expect("inside the storage");
 }
 
-/// An external new PSW that is enabled for the clock comparator which loads it.
+/// An external new PSW that is enabled for the clock comparator which loads it: no instruction is ever executed again.
 #[test]
-fn a_string_of_interruptions_can_be_kicked() {
+fn a_string_of_external_interruptions_is_told() {
     let enabled = MODE_64 | psw_bits::EXTERNAL;
-    let (machine, mut cpu, storage) = machine_with(&[0x07, 0x07], enabled, 1);
-    put_psw(&storage, lowcore::EXTERNAL_NEW_PSW, Psw { mask: enabled, address: 0x2000 });
+    let again = Psw { mask: enabled, address: 0x2000 };
+    let (_machine, mut cpu, storage) = machine_with(&[0x07, 0x07], enabled, 1);
+    put_psw(&storage, lowcore::EXTERNAL_NEW_PSW, again);
     let mut state = cpu.state();
     state.cr[0] |= 0x800;
     cpu.set_state(&state);
+    assert_eq!(
+        cpu.run().expect("the engine does not fail"),
+        Exit::InterruptionLoop(InterruptionLoop::External)
+    );
+    assert_eq!(cpu.state().psw, again);
+}
+
+/// A program new PSW that leads to an instruction which is none. Any interruption that is enabled could end it.
+#[test]
+fn a_string_of_program_interruptions_is_told() {
+    let again = Psw { mask: MODE_64, address: 0x2000 };
+    let (_machine, mut cpu, storage) = machine_with(&[0x00, 0x00], MODE_64, 1);
+    put_psw(&storage, lowcore::PROGRAM_NEW_PSW, again);
+    for _ in 0..2 {
+        let exit = cpu.run().expect("the engine does not fail");
+        assert_eq!(exit, Exit::InterruptionLoop(InterruptionLoop::Program));
+    }
+    assert_eq!(cpu.state().psw, again);
+    let old = storage.read_array::<16>(AbsoluteAddress(lowcore::PROGRAM_OLD_PSW)).expect("inside");
+    assert_eq!(u64::from_be_bytes(old[8..].try_into().expect("8 bytes")), 0x2002);
+}
+
+#[test]
+fn a_string_of_interruptions_can_be_kicked() {
+    let enabled = MODE_64 | psw_bits::IO;
+    let (machine, mut cpu, storage) = machine_with(&[0x00, 0x00], enabled, 1);
+    put_psw(&storage, lowcore::PROGRAM_NEW_PSW, Psw { mask: enabled, address: 0x2000 });
     let kicker = thread::spawn(move || {
         thread::sleep(Duration::from_millis(20));
         machine.with_cpus_held(&mut || ());

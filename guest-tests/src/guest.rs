@@ -95,6 +95,7 @@ impl Guest {
                 machine_type,
                 cpus: cpus.len() as u16,
             },
+            disassemble: cpu::table::disassemble,
             watchdog_action: WatchdogAction::None,
         });
         let board = Arc::new(board.expect("the host has a timer"));

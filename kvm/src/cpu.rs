@@ -352,6 +352,10 @@ impl Vcpu for Cpu {
         self.fd.set_gr(r, value);
     }
 
+    fn psw(&self) -> Psw {
+        self.fd.psw()
+    }
+
     fn state(&self) -> VcpuState {
         let Registers { psw, gr, ar, cr, fpr, fpc, prefix } = self.fd.registers();
         VcpuState { psw, gr, ar, cr, fpr, fpc, prefix: prefix.into() }

@@ -4,7 +4,7 @@
 //! others, left-aligned). The kernel answers most interceptions itself (Linux, `arch/s390/kvm/intercept.c`, `priv.c`,
 //! `diag.c`, `sigp.c`); what it does not know of arrives here.
 
-use machine::{Exit, Operand, SubchannelOperation};
+use machine::{Exit, InterruptionLoop, Operand, SubchannelOperation};
 use zarch::{ProgramCode, ProgramInterruption, Psw, RealAddress, psw_bits};
 
 use crate::kernel::Stop;
@@ -66,13 +66,12 @@ pub fn event(stop: &Stop, cpu: &impl Registers) -> Event {
             interception::WAIT if cpu.psw().disabled_wait() => Event::Exit(Exit::DisabledWait(cpu.psw())),
             interception::WAIT => Event::Impossible("a wait that is not disabled"),
             interception::STOP => Event::Stopped,
-            interception::PROGRAM => Event::Impossible("a program interruption that the kernel refused"),
+            // What the kernel leaves of these is a loop (`handle_prog`, `handle_external_interrupt`, `handle_operexc`).
+            interception::PROGRAM => Event::Exit(Exit::InterruptionLoop(InterruptionLoop::Program)),
             interception::EXTERNAL_INTERRUPTION => {
-                Event::Impossible("an external interruption whose new PSW is enabled for it again")
+                Event::Exit(Exit::InterruptionLoop(InterruptionLoop::External))
             }
-            interception::OPERATION => {
-                Event::Impossible("an operation exception whose new PSW leads to the same again")
-            }
+            interception::OPERATION => Event::Exit(Exit::InterruptionLoop(InterruptionLoop::Operation)),
             interception::VALIDITY => Event::Impossible("a validity interception: the SIE block is wrong"),
             interception::PARTIAL_EXECUTION => Event::Impossible("a partial execution"),
             _ => Event::Impossible("an unknown interception"),
@@ -326,7 +325,15 @@ mod tests {
             assert!(matches!(event(&stop, &cpu(mask)), Event::Impossible(_)), "{stop:?}");
         };
         impossible(intercept(interception::WAIT), psw_bits::WAIT | psw_bits::IO);
-        for code in (0..=255).filter(|c| ![interception::INSTRUCTION, 0x1c, 0x28].contains(c)) {
+        for (code, which) in [
+            (interception::PROGRAM, InterruptionLoop::Program),
+            (interception::EXTERNAL_INTERRUPTION, InterruptionLoop::External),
+            (interception::OPERATION, InterruptionLoop::Operation),
+        ] {
+            check(intercept(code), 0, Event::Exit(Exit::InterruptionLoop(which)));
+        }
+        let known = [interception::INSTRUCTION, 0x1c, 0x28, 0x08, 0x14, 0x2c];
+        for code in (0..=255).filter(|code| !known.contains(code)) {
             impossible(intercept(code), 0);
         }
         impossible(Stop::Debug { address: 0, kind: 1 }, 0);

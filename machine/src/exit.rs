@@ -33,6 +33,18 @@ pub enum SubchannelOperation {
     Cancel,
 }
 
+/// A string of interruptions without end (chapter 4, *Check-Stop State* and chapter 6, *Priority of Interruptions*): each
+/// new PSW leads to the next one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InterruptionLoop {
+    /// The instruction at the program new PSW ends with a program interruption.
+    Program,
+    /// The same with operation exceptions, where the back end tells these from the others.
+    Operation,
+    /// The external new PSW is enabled for what loads it.
+    External,
+}
+
 /// Why [`Vcpu::run`](crate::Vcpu::run) returned. Privilege and operand-alignment checks that both back
 /// ends make have been made; the instruction address is past the instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +116,8 @@ pub enum Exit {
     },
     /// The CPU loaded a wait PSW that no interruption can end.
     DisabledWait(Psw),
+    /// The CPU takes interruptions for ever and executes nothing; only a reset helps.
+    InterruptionLoop(InterruptionLoop),
     /// The CPU entered the stopped state.
     Stopped,
     /// [`Vm::kick`](crate::Vm::kick) was called; nothing happened in the guest.

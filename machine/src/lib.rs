@@ -18,7 +18,7 @@ mod storage;
 mod vcpu;
 
 pub use clock::{Clock, HostClock};
-pub use exit::{Exit, Operand, Outcome, SubchannelOperation};
+pub use exit::{Exit, InterruptionLoop, Operand, Outcome, SubchannelOperation};
 pub use post::{Floating, Post};
 pub use storage::{Addressing, CodeWatcher, Error, Storage};
 pub use vcpu::{HeldCpus, ResetKind, Vcpu, VcpuState, Vm};

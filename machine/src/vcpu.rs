@@ -55,6 +55,11 @@ pub trait Vcpu: Send {
     /// Sets general register `r`.
     fn set_gr(&mut self, r: u8, value: u64);
 
+    /// The PSW.
+    fn psw(&self) -> Psw {
+        self.state().psw
+    }
+
     /// All registers.
     fn state(&self) -> VcpuState;
 

@@ -1,6 +1,7 @@
 //! What the CPUs exit to.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,7 +10,8 @@ use machine::{Clock, Exit, Outcome, ResetKind, Storage, Vcpu, VcpuState, Vm};
 use zarch::{AbsoluteAddress, Psw};
 
 use crate::config::WatchdogAction;
-use crate::control::{Control, Crash, End};
+use crate::control::{Control, End};
+use crate::crash::{Crash, Disassemble, Reason, Recent, Report, panicked};
 use crate::devices::Devices;
 use crate::diagnose::{Answer, Context, Reset, diagnose};
 use crate::events::{Event, ResetCause};
@@ -42,6 +44,8 @@ pub struct Parts {
     pub identity: Identity,
     /// What an expired watchdog does.
     pub watchdog_action: WatchdogAction,
+    /// For what is told of a crash.
+    pub disassemble: Disassemble,
 }
 
 /// Answers every exit of every CPU of one machine.
@@ -49,6 +53,7 @@ pub struct Board {
     // Configuration.
     identity: Identity,
     boot: Boot,
+    disassemble: Disassemble,
     // Connections.
     pub(crate) storage: Arc<Storage>,
     pub(crate) vm: Arc<dyn Vm>,
@@ -59,7 +64,7 @@ pub struct Board {
     parameter_block: Mutex<Option<ParameterBlock>>,
     // Book-keeping.
     resetting: AtomicBool,
-    waits: Mutex<BTreeMap<u16, VcpuState>>,
+    waits: Mutex<BTreeMap<u16, Report>>,
     /// The host's number of each CPU's thread.
     threads: Mutex<BTreeMap<u16, i32>>,
     resets: AtomicU64,
@@ -69,11 +74,13 @@ pub struct Board {
 impl Board {
     /// A board with nothing loaded.
     pub fn new(parts: Parts) -> std::io::Result<Self> {
-        let Parts { storage, vm, clock, devices, control, boot, identity, watchdog_action } = parts;
+        let Parts { storage, vm, clock, devices, control, boot, identity, watchdog_action, disassemble } =
+            parts;
         let watchdog = Watchdog::new(watchdog_action, clock, control.clone())?;
         Ok(Self {
             identity,
             boot,
+            disassemble,
             storage,
             vm,
             control,
@@ -101,16 +108,29 @@ impl Board {
         &self.devices
     }
 
-    /// Runs `cpu` until the run ends.
+    /// Runs `cpu` until the run ends. A panic ends it, with a report.
     pub fn run(&self, cpu: &mut dyn Vcpu) {
         self.note_thread(cpu.address());
+        let mut recent = Recent::default();
+        // The CPU is looked at afterwards, and not run any more.
+        let ran = catch_unwind(AssertUnwindSafe(|| self.run_until_end(cpu, &mut recent)));
+        if let Err(payload) = ran {
+            let text = panicked(cpu, &*payload, &self.storage, &recent, self.disassemble);
+            self.control.end(End::Failed(text.into()));
+        }
+    }
+
+    fn run_until_end(&self, cpu: &mut dyn Vcpu, recent: &mut Recent) {
         while !self.control.ended() {
             self.reset_if_asked(cpu);
             if self.control.park(cpu.address(), cpu.address() == BOOT_CPU) {
                 continue;
             }
             match cpu.run() {
-                Ok(exit) => self.answer(cpu, exit),
+                Ok(exit) => {
+                    recent.add(exit, cpu.psw().address);
+                    self.answer(cpu, exit, recent);
+                }
                 Err(error) => self.control.end(End::Failed(error.into())),
             }
         }
@@ -189,11 +209,19 @@ impl Board {
     }
 
     /// Answers one exit.
-    pub(crate) fn answer(&self, cpu: &mut dyn Vcpu, exit: Exit) {
+    pub(crate) fn answer(&self, cpu: &mut dyn Vcpu, exit: Exit, recent: &Recent) {
         let outcome = match exit {
             Exit::Kicked => return,
-            Exit::DisabledWait(_) => return self.halted(cpu, true),
-            Exit::Stopped => return self.halted(cpu, false),
+            Exit::DisabledWait(_) => {
+                let report = Report::of(cpu, &self.storage, recent, self.disassemble);
+                return self.halted(cpu, Some(report));
+            }
+            Exit::Stopped => return self.halted(cpu, None),
+            Exit::InterruptionLoop(which) => {
+                let report = Report::of(cpu, &self.storage, recent, self.disassemble);
+                let crash = Crash { cpu: cpu.address(), reason: Reason::Loop(which), report };
+                return self.control.end(End::Crashed(Box::new(crash)));
+            }
             Exit::Diagnose { code, r1, r3 } => match self.diagnose(cpu, code, r1, r3) {
                 Answer::Outcome(outcome) => outcome,
                 Answer::Reset(reset) => {
@@ -231,19 +259,20 @@ impl Board {
     }
 
     /// A CPU went into a disabled wait or stopped: ends the run when it was the last one.
-    fn halted(&self, cpu: &dyn Vcpu, waits: bool) {
+    fn halted(&self, cpu: &dyn Vcpu, waits: Option<Report>) {
         let mut all = lock(&self.waits);
-        if waits {
-            all.insert(cpu.address(), cpu.state());
-        } else {
-            all.remove(&cpu.address());
-        }
+        match waits {
+            Some(report) => all.insert(cpu.address(), report),
+            None => all.remove(&cpu.address()),
+        };
         if self.vm.operating_cpus() > 0 {
             return;
         }
-        let crashed = all.iter().find(|(_, state)| state.psw.address & DONE != DONE);
+        let crashed = all.iter().find(|(_, report)| report.state.psw.address & DONE != DONE);
         let end = match crashed {
-            Some((&cpu, state)) => End::Crashed(Box::new(Crash { cpu, state: *state })),
+            Some((&cpu, report)) => {
+                End::Crashed(Box::new(Crash { cpu, reason: Reason::DisabledWait, report: report.clone() }))
+            }
             None => End::PoweredOff,
         };
         self.control.end(end);

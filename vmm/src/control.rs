@@ -1,52 +1,24 @@
 //! How a run ends, and how the guest is reset, held and let go from outside.
 
-use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use machine::{VcpuState, Vm};
+use machine::Vm;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use crate::crash::Crash;
 use crate::events::{Event, Events, ResetCause};
 use crate::pause::Pause;
 
 /// Something that the host or our own code could not do.
 pub type HostFailure = Box<dyn std::error::Error + Send + Sync>;
 
-/// A CPU that waits for ever at an address that does not say "done".
-#[derive(Clone, Debug)]
-pub struct Crash {
-    /// CPU address.
-    pub cpu: u16,
-    /// Its registers.
-    pub state: VcpuState,
-}
-
-impl fmt::Display for Crash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = &self.state;
-        writeln!(
-            f,
-            "disabled wait on CPU {}: PSW {:016x} {:016x}",
-            self.cpu, state.psw.mask, state.psw.address
-        )?;
-        for (name, registers) in [("GR", &state.gr), ("CR", &state.cr)] {
-            for (n, row) in registers.chunks(4).enumerate() {
-                write!(f, "{name}{:<2}", n * 4)?;
-                row.iter().try_for_each(|value| write!(f, " {value:016x}"))?;
-                writeln!(f)?;
-            }
-        }
-        write!(f, "prefix {:08x}", state.prefix)
-    }
-}
-
 /// Why a run ended.
 #[derive(Debug)]
 pub enum End {
     /// Every CPU stopped, or waits disabled at an address that ends in fff.
     PoweredOff,
-    /// No CPU goes on, and one of them says that it crashed.
+    /// A CPU takes interruptions for ever; or no CPU goes on, and one of them says that it crashed.
     Crashed(Box<Crash>),
     /// The watchdog ran out and its action is to end the run.
     Watchdog,

@@ -14,7 +14,8 @@ use uuid::Uuid;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::config::WatchdogAction;
-use crate::control::{Crash, End};
+use crate::control::End;
+use crate::crash::Crash;
 
 /// Most events that wait for the event loop.
 const MOST: usize = 1024;
@@ -85,13 +86,13 @@ impl Event {
             Self::PowerDown => ("POWERDOWN", None),
             Self::Shutdown { guest, reason } => ("SHUTDOWN", Some(json!({"guest": guest, "reason": reason}))),
             Self::Panicked(crash) => {
-                let psw = crash.state.psw;
+                let psw = crash.report.state.psw;
                 let info = json!({
                     "type": "s390",
                     "core": crash.cpu,
                     "psw-mask": psw.mask,
                     "psw-addr": psw.address,
-                    "reason": "disabled-wait",
+                    "reason": crash.reason.name(),
                 });
                 ("GUEST_PANICKED", Some(json!({"action": "poweroff", "info": info})))
             }

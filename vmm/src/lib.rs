@@ -15,6 +15,7 @@ mod board;
 mod config;
 mod console;
 mod control;
+mod crash;
 pub mod devices;
 mod diagnose;
 mod event_loop;
@@ -44,7 +45,8 @@ pub use config::{
     MAX_NAME, Options, WatchdogAction,
 };
 pub use console::{EscapeAction, Escapes, Output};
-pub use control::{Control, Crash, End, HostFailure};
+pub use control::{Control, End, HostFailure};
+pub use crash::{Crash, Disassemble, Reason, Report};
 pub use events::{Event, Events, ResetCause};
 pub use listener::{ListenError, Listener};
 pub use loader::{Boot, Error as LoadError};

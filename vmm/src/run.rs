@@ -163,7 +163,7 @@ mod tests {
     use super::*;
     use crate::board::tests::{Bench, bench};
     use crate::scripted::ScriptedCpu;
-    use machine::Exit;
+    use machine::{Exit, InterruptionLoop};
 
     /// How a run of one CPU ends that has these exits, then fails or panics.
     fn end_of(exits: &[Exit], panics: bool) -> (End, u8) {
@@ -182,6 +182,20 @@ mod tests {
         let (end, status) = end_of(&[], false);
         assert!(status == 3 && format!("{end:?}").contains("the script has ended"), "{end:?}");
         let (end, status) = end_of(&[], true);
-        assert!(status == 3 && format!("{end:?}").contains("bug in adjunct"), "{end:?}");
+        let text = format!("{end:?}");
+        for part in ["CPU 0 panicked: a bug in a CPU", "bug in adjunct", "PSW 0000", "GR12 ", "prefix "] {
+            assert!(status == 3 && text.contains(part), "{part}: {text}");
+        }
+        let (end, status) = end_of(&[Exit::InterruptionLoop(InterruptionLoop::Program)], false);
+        let text = match end {
+            End::Crashed(crash) => crash.to_string(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(status, 1);
+        assert!(
+            text.starts_with("the program new PSW leads to program interruptions for ever on CPU 0: PSW "),
+            "{text}"
+        );
+        assert!(text.contains("InterruptionLoop(Program)"), "the exit itself is told: {text}");
     }
 }

@@ -85,7 +85,20 @@ fn exit_statuses() {
         &[&lpswe(DEAD)],
         &["--cpus", "2"],
         1,
-        "the guest crashed: disabled wait on CPU 0: PSW 0002000180000000 000000000000dead",
+        "the guest crashed: disabled wait on CPU 0: PSW 0002000180000000 000000000000dead\nat dead: 0000 ",
+    );
+    // No instruction, and a program new PSW that leads to what is none either.
+    check(
+        &[&[0, 0]],
+        &[],
+        1,
+        "the program new PSW leads to program interruptions for ever on CPU 0: PSW 0000000000000000 0000000000000000\nat 0: ",
+    );
+    check(
+        &[&lgfi(6, 6), &DIAG_308_4_6, &lpswe(DEAD)],
+        &[],
+        1,
+        "\nlast exits, oldest first, with the instruction address after each:\n",
     );
     check(&[], &["--memory", "1"], 2, "cannot be used multiple times");
     check(&[], &["--cpus", "0"], 2, "adjunct: --cpus: 0 CPUs; give 1 to 240\n");

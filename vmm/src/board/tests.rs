@@ -79,6 +79,7 @@ fn bench_with(watchdog_action: WatchdogAction, ap_mdev: Option<&str>) -> Bench {
         boot: Boot::open(kernel.path(), None, "").unwrap(),
         identity: Identity { name: "n".into(), uuid: Uuid::nil(), machine_type: 0x3906, cpus: 2 },
         watchdog_action,
+        disassemble: |_, _| String::new(),
     })
     .unwrap();
     Bench { board, vm, clock, storage }
@@ -95,9 +96,11 @@ impl Bench {
         for (r, value) in gr {
             cpu.state.gr[*r] = *value;
         }
+        let mut recent = Recent::default();
         while let Ok(exit) = cpu.run() {
             self.board.reset_if_asked(&mut cpu);
-            self.board.answer(&mut cpu, exit);
+            recent.add(exit, 0);
+            self.board.answer(&mut cpu, exit, &recent);
         }
         cpu
     }

@@ -105,6 +105,7 @@ fn run(config: &Config) -> anyhow::Result<End> {
         boot,
         identity: Identity { name: config.name.clone(), uuid: config.uuid, machine_type, cpus: config.cpus },
         watchdog_action: config.watchdog_action,
+        disassemble: cpu::table::disassemble,
     })
     .context("make the watchdog's timer")?;
     let around = Surroundings {

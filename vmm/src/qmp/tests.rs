@@ -13,7 +13,8 @@ use super::{About, LONGEST_LINE, table};
 use crate::board::Board;
 use crate::board::tests::{Bench, bench};
 use crate::config::WatchdogAction;
-use crate::control::{Crash, End};
+use crate::control::End;
+use crate::crash::{Crash, Reason, Recent, Report};
 use crate::events::{Event, ResetCause};
 
 /// A client of a scripted machine with the CPUs 0 (operating) and 1.
@@ -242,7 +243,10 @@ fn events() {
     talk.serve();
     assert_eq!(talk.read().lines().count(), 1, "the greeting, and no event before negotiation");
     let mut talk = negotiated();
-    let crash = Crash { cpu: 1, state: crate::scripted::ScriptedCpu::new(&talk.bench.storage, &[]).state };
+    let storage = talk.bench.storage.clone();
+    let mut cpu = crate::scripted::ScriptedCpu::new(&storage, &[]);
+    let report = Report::of(&mut cpu, &storage, &Recent::default(), |_, _| String::new());
+    let crash = Crash { cpu: 1, reason: Reason::DisabledWait, report };
     let post = |talk: &mut Talk| {
         let events = talk.bench.board.control.events();
         for event in [
