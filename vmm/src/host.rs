@@ -3,16 +3,18 @@
 //! The only module of this crate with `unsafe` code.
 #![allow(unsafe_code)]
 
+mod guard;
 pub(crate) mod seccomp;
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, Ordering};
 
 use libc::{c_int, c_void, siginfo_t, termios};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
-use vmm_sys_util::signal::register_signal_handler;
-use vmm_sys_util::terminal::Terminal;
+use vmm_sys_util::signal::{block_signal, register_signal_handler};
+
+pub use guard::{GUARD_COMMAND, guard, start_guard};
 
 /// The terminal's settings before raw mode; null when there is nothing to restore. Points to a leaked
 /// allocation, because a signal handler may read it at any time.
@@ -33,30 +35,15 @@ const FATAL: [c_int; 5] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGF
 
 /// Standard input in raw mode; restores the terminal when dropped.
 #[derive(Debug)]
-pub struct RawTerminal(());
+pub struct RawTerminal(KeptTerminal);
 
 impl RawTerminal {
     /// Puts standard input into raw mode; `None` when it is no terminal. Ctrl-c and the like then are
     /// input for the guest.
     pub fn enter() -> io::Result<Option<Self>> {
-        if !is_terminal() {
-            return Ok(None);
-        }
-        let mut settings = std::mem::MaybeUninit::<termios>::uninit();
-        // SAFETY: `settings` is a valid place for a termios, and the result is checked before it is read.
-        if unsafe { libc::tcgetattr(libc::STDIN_FILENO, settings.as_mut_ptr()) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: tcgetattr succeeded and has filled it.
-        let settings = unsafe { settings.assume_init() };
-        restore_before_fatal_signals()?;
-        // Leaked, see `SAVED`; a process enters raw mode once.
-        SAVED.store(Box::into_raw(Box::new(settings)), Ordering::SeqCst);
-        let raw = Self(());
-        io::stdin().lock().set_raw_mode()?;
-
+        let Some((kept, mut settings)) = KeptTerminal::keep()? else { return Ok(None) };
+        let raw = Self(kept);
         // Also the guest's: Enter as carriage return, Ctrl-s and Ctrl-q.
-        let mut settings = settings;
         settings.c_lflag &= !(libc::ICANON | libc::ECHO | libc::ISIG | libc::IEXTEN);
         settings.c_iflag &=
             !(libc::ICRNL | libc::INLCR | libc::IGNCR | libc::IXON | libc::ISTRIP | libc::BRKINT);
@@ -68,7 +55,39 @@ impl RawTerminal {
     }
 }
 
-impl Drop for RawTerminal {
+/// Standard input with its settings kept, whoever changes them; gives them back when dropped.
+#[derive(Debug)]
+pub struct KeptTerminal(());
+
+impl KeptTerminal {
+    /// Keeps the settings; `None` when standard input is no terminal.
+    pub fn new() -> io::Result<Option<Self>> {
+        Ok(Self::keep()?.map(|(kept, _)| kept))
+    }
+
+    fn keep() -> io::Result<Option<(Self, termios)>> {
+        if !is_terminal() {
+            return Ok(None);
+        }
+        let settings = settings(libc::STDIN_FILENO)?;
+        restore_before_fatal_signals()?;
+        // Leaked, see `SAVED`; a process does this once.
+        SAVED.store(Box::into_raw(Box::new(settings)), Ordering::SeqCst);
+        Ok(Some((Self(()), settings)))
+    }
+}
+
+fn settings(terminal: RawFd) -> io::Result<termios> {
+    let mut settings = std::mem::MaybeUninit::<termios>::uninit();
+    // SAFETY: `settings` is a valid place for a termios, and the result is checked before it is read.
+    if unsafe { libc::tcgetattr(terminal, settings.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: tcgetattr succeeded and has filled it.
+    Ok(unsafe { settings.assume_init() })
+}
+
+impl Drop for KeptTerminal {
     fn drop(&mut self) {
         restore_terminal();
     }
@@ -81,7 +100,7 @@ pub fn is_terminal() -> bool {
 }
 
 /// Shows an empty screen without cursor on standard output, until [`restore_terminal`].
-pub fn show_screen(_: &RawTerminal) -> io::Result<()> {
+pub fn show_screen(RawTerminal(_): &RawTerminal) -> io::Result<()> {
     use std::io::Write;
     SCREEN.store(true, Ordering::SeqCst);
     let mut out = io::stdout().lock();
@@ -101,6 +120,7 @@ pub fn restore_terminal() {
         // SAFETY: write is async-signal-safe and `FAREWELL` is readable. Nothing can be done when it fails.
         unsafe { libc::write(libc::STDOUT_FILENO, FAREWELL.as_ptr().cast(), FAREWELL.len()) };
     }
+    guard::dismiss();
 }
 
 /// What was installed for each signal of [`FATAL`] before, leaked as `SAVED` is.
@@ -160,6 +180,14 @@ impl Signals {
             register_signal_handler(signal, on_stopping).map_err(io::Error::from)?;
         }
         Ok(Self { event })
+    }
+
+    /// Leaves these signals to other threads: calls that wait are not interrupted in this one, nor in those it starts.
+    pub fn elsewhere() -> io::Result<()> {
+        STOPPING.into_iter().try_for_each(|signal| {
+            block_signal(signal)
+                .map_err(|e| io::Error::other(format!("leave signal {signal} to others: {e:?}")))
+        })
     }
 
     /// Readable when a signal came.

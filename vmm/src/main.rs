@@ -51,6 +51,9 @@ enum Command {
     /// Write manual pages, completions and the schema, for packages
     #[command(hide = true)]
     Documents(cli::documents::Arguments),
+    /// Give a terminal back when the process that has it is killed
+    #[command(hide = true, name = vmm::host::GUARD_COMMAND)]
+    Guard,
 }
 
 fn main() -> ExitCode {
@@ -66,5 +69,9 @@ fn main() -> ExitCode {
         Command::ConfigSchema => cli::documents::config_schema(),
         Command::Completions(arguments) => cli::documents::completions(&arguments),
         Command::Documents(arguments) => cli::documents::main(&arguments),
+        Command::Guard => {
+            vmm::host::guard();
+            0
+        }
     })
 }

@@ -546,6 +546,12 @@ fn ctl() {
     };
     check(&["query-status"], 0, "running: true\nstatus: running\n", "");
     check(&["query-status", "--json"], 0, "{\"running\":true,\"status\":\"running\"}\n", "");
+    check(
+        &["query-chardev", "--json"],
+        0,
+        "[{\"filename\":\"null\",\"frontend-open\":true,\"label\":\"console\"}]\n",
+        "",
+    );
     check(&["stop", "--wait", "STOP"], 0, "STOP\n", "");
     check(&["human-monitor-command", "command-line=info status"], 0, "VM status: paused\n", "");
     check(&["cont"], 0, "", "");

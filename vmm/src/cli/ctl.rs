@@ -1,14 +1,15 @@
 //! `adjunct ctl`: the commands of a management socket from a shell.
 
 use std::collections::BTreeMap;
-use std::io::{self, BufRead, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 
-use super::client::{Client, Message, command};
+use super::client::{Client, Message};
+use super::console::{Place, attach};
+use super::monitor::monitor;
 use crate::{BAD_ARGUMENTS, HOST_FAILURE};
 
 /// Exit status when the guest refused the command.
@@ -26,6 +27,8 @@ Examples:
   adjunct ctl /run/vm x-ap-assign-adapter '{\"adapter\": \"0x0a\"}'
   adjunct ctl /run/vm system_powerdown --wait SHUTDOWN
   echo 'info cpus' | adjunct ctl /run/vm monitor
+  adjunct ctl /run/vm monitor                # at a terminal: Tab completes, arrows bring lines back, Ctrl-d ends
+  adjunct ctl /run/vm console                # the guest's console; Ctrl-] ends
 
 Values are numbers, booleans, lists (a,b) or text as the command's schema says; a value may be JSON too.
 
@@ -37,7 +40,8 @@ pub struct Arguments {
     /// The guest's management socket (`adjunct run --qmp unix:SOCKET`)
     socket: PathBuf,
 
-    /// A command of the socket (`query-commands` lists them), or `monitor`: commands from standard input, a line each
+    /// A command of the socket (`query-commands` lists them); or `monitor`: commands from standard input, a line each; or
+    /// `console`: this terminal at the guest's console
     command: Option<String>,
 
     /// The command's arguments: key=value, or one JSON object
@@ -81,8 +85,24 @@ fn control(arguments: &Arguments) -> Result<(), Failure> {
         None => None,
     };
     let mut client = Client::connect(&arguments.socket, PATIENCE).map_err(lost)?;
-    if arguments.command.as_deref() == Some("monitor") {
-        return monitor(client, arguments.json).map_err(lost);
+    match arguments.command.as_deref() {
+        Some("monitor") => return monitor(client, arguments.json).map_err(lost),
+        Some("console") => {
+            let name = match &arguments.arguments[..] {
+                [] => None,
+                [name] => Some(name.as_str()),
+                _ => return Err((BAD_ARGUMENTS, "console: give one name, or none".into())),
+            };
+            let place = console(&mut client, name).map_err(lost)??;
+            // The guest's events are not for a console.
+            drop(client);
+            return match attach(&place) {
+                Ok(0) => Ok(()),
+                Ok(status) => Err((status, "the console has ended".into())),
+                Err(e) => Err((HOST_FAILURE, format!("{}: {e}", place.path().display()))),
+            };
+        }
+        _ => {}
     }
     let mut missing = arguments.wait.clone();
     let own: Vec<_> = missing.iter().filter(|name| name.starts_with("X_")).collect();
@@ -156,10 +176,10 @@ fn parse(
 }
 
 /// What the server says of its commands, by name.
-struct Schema(BTreeMap<String, Value>);
+pub(super) struct Schema(BTreeMap<String, Value>);
 
 impl Schema {
-    fn new(schema: Value) -> Self {
+    pub(super) fn new(schema: Value) -> Self {
         let entries = schema.as_array().cloned().unwrap_or_default();
         let named = |entry: Value| Some((entry["name"].as_str()?.to_owned(), entry));
         Self(entries.into_iter().filter_map(named).collect())
@@ -167,15 +187,35 @@ impl Schema {
 
     /// The value that `text` is for the member `key` of a command's arguments. What is wrong is sent as text: the server
     /// knows best what to say about it.
-    fn value(&self, command: &str, key: &str, text: &str) -> Value {
-        let entry = |name: &Value| self.0.get(name.as_str()?);
-        let arguments = self.0.get(command).and_then(|command| entry(&command["arg-type"]));
-        let members = arguments.and_then(|arguments| arguments["members"].as_array());
-        let member = members.and_then(|members| members.iter().find(|member| member["name"] == key));
-        match member.and_then(|member| entry(&member["type"])) {
+    pub(super) fn value(&self, command: &str, key: &str, text: &str) -> Value {
+        match self.of_member(command, key) {
             Some(of) => self.of_type(of, text),
             None => serde_json::from_str(text).unwrap_or_else(|_| text.into()),
         }
+    }
+
+    /// The arguments that a command has.
+    pub(super) fn keys(&self, command: &str) -> Vec<&str> {
+        self.members(command).iter().filter_map(|member| member["name"].as_str()).collect()
+    }
+
+    /// What an argument may be, where that is a list.
+    pub(super) fn choices(&self, command: &str, key: &str) -> Vec<&str> {
+        let Some(of) = self.of_member(command, key) else { return Vec::new() };
+        if of["json-type"] == "boolean" {
+            return vec!["on", "off"];
+        }
+        of["values"].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
+    }
+
+    fn members(&self, command: &str) -> &[Value] {
+        let members = || self.0.get(self.0.get(command)?["arg-type"].as_str()?)?["members"].as_array();
+        members().map_or(&[], Vec::as_slice)
+    }
+
+    fn of_member(&self, command: &str, key: &str) -> Option<&Value> {
+        let member = self.members(command).iter().find(|member| member["name"] == key)?;
+        self.0.get(member["type"].as_str()?)
     }
 
     fn of_type(&self, of: &Value, text: &str) -> Value {
@@ -201,97 +241,38 @@ impl Schema {
     }
 }
 
-/// Lines from standard input: a command with key=value or JSON, or a word of QEMU's monitor. Events are shown as they come.
-fn monitor(mut client: Client, json: bool) -> io::Result<()> {
-    let known: Vec<String> = {
-        let (commands, _) = client.execute("query-commands", &Map::new(), drop)?;
-        let commands = commands.unwrap_or_default();
-        commands.as_array().into_iter().flatten().filter_map(|c| c["name"].as_str().map(Into::into)).collect()
+/// Where the guest's console called `name` is, or else the first that can be attached to.
+fn console(client: &mut Client, name: Option<&str>) -> io::Result<Result<Place, Failure>> {
+    let devices = match client.execute("query-chardev", &Map::new(), drop)?.0 {
+        Ok(Value::Array(devices)) => devices,
+        Ok(_) => Vec::new(),
+        Err(description) => return Ok(Err((REFUSED, format!("query-chardev: {description}")))),
     };
-    let schema = {
-        let (schema, _) = client.execute("query-qmp-schema", &Map::new(), drop)?;
-        Schema::new(schema.unwrap_or_default())
+    let of = |device: &Value| {
+        Some((device["label"].as_str()?.to_owned(), device["filename"].as_str()?.to_owned()))
     };
-    let mut to = client.sender()?;
-    let replies = receive_in_thread(client, json)?;
-    let terminal = io::stdin().is_terminal();
-    let prompt = || {
-        if terminal {
-            eprint!("adjunct> ");
-        }
-    };
-    prompt();
-    let mut sent = 1 << 32;
-    for line in io::stdin().lock().lines() {
-        let line = line?;
-        let line = line.trim();
-        if !line.is_empty() {
-            match read_line(line, &known, &schema) {
-                Ok((name, arguments)) => {
-                    sent += 1;
-                    to.write_all(command(&name, &arguments, sent).as_bytes())?;
-                    match replies.recv() {
-                        Ok((Ok(value), _)) if !json => print(&value, false),
-                        Ok((Err(description), _)) if !json => println!("error: {description}"),
-                        Ok((_, whole)) => print(&whole, true),
-                        // The reader has said why.
-                        Err(_) => {
-                            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the guest has ended"));
-                        }
-                    }
-                }
-                Err(problem) => println!("error: {problem}"),
-            }
-        }
-        prompt();
-    }
-    Ok(())
-}
-
-type Replies = Receiver<(Result<Value, String>, Value)>;
-
-fn receive_in_thread(mut client: Client, json: bool) -> io::Result<Replies> {
-    let (tell, replies) = channel();
-    std::thread::Builder::new().name("receive".into()).spawn(move || {
-        while let Ok(message) = client.receive(None) {
-            match message {
-                Message::Event(event) => print(&event, json),
-                Message::Reply(result, whole) => {
-                    if tell.send((result, whole)).is_err() {
-                        return;
-                    }
-                }
-            }
-        }
-    })?;
-    Ok(replies)
-}
-
-fn read_line(line: &str, known: &[String], schema: &Schema) -> Result<(String, Map<String, Value>), String> {
-    let (name, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
-    let rest = rest.trim();
-    if !known.iter().any(|command| command == name) {
-        let words = Map::from_iter([("command-line".to_owned(), line.into())]);
-        return Ok(("human-monitor-command".into(), words));
-    }
-    if rest.starts_with('{') {
-        return match serde_json::from_str(rest) {
-            Ok(Value::Object(arguments)) => Ok((name.into(), arguments)),
-            Ok(_) => Err(format!("'{rest}' is no JSON object")),
-            Err(e) => Err(format!("'{rest}' is no JSON object: {e}")),
-        };
-    }
-    let mut arguments = Map::new();
-    for part in rest.split_whitespace() {
-        let (key, text) =
-            part.split_once('=').ok_or_else(|| format!("'{part}' is not key=value, nor is it JSON"))?;
-        arguments.insert(key.into(), schema.value(name, key, text));
-    }
-    Ok((name.into(), arguments))
+    let devices: Vec<(String, String)> = devices.iter().filter_map(of).collect();
+    // QEMU's clients and monitors are among them.
+    let ours = |label: &str| !label.starts_with("compat_monitor") && !label.starts_with("mon");
+    let mut places = devices.iter().filter(|(label, _)| name.map_or(ours(label), |name| name == label));
+    Ok(places.find_map(|(_, filename)| Place::of(filename)).ok_or_else(|| {
+        let list: Vec<_> = devices.iter().map(|(label, filename)| format!("{label} is {filename}")).collect();
+        let known = if list.is_empty() { "it has none".into() } else { list.join(", ") };
+        let name = name.unwrap_or("console");
+        let remedy = "start the guest with --console unix:PATH or pty";
+        (REFUSED, format!("no {name} of this guest can be attached to ({known}); {remedy}"))
+    }))
 }
 
 /// Prints a value: on one line as JSON, or for people.
-fn print(value: &Value, json: bool) {
+pub(super) fn print(value: &Value, json: bool) {
+    // A reader that has gone needs nothing more.
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(text(value, json).as_bytes()).and_then(|()| out.flush());
+}
+
+/// What [`print`] prints.
+pub(super) fn text(value: &Value, json: bool) -> String {
     let mut text = String::new();
     match value {
         _ if json => text = format!("{value}\n"),
@@ -303,9 +284,7 @@ fn print(value: &Value, json: bool) {
         }
         _ => show(value, 0, &mut text),
     }
-    // A reader that has gone needs nothing more.
-    let mut out = io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    text
 }
 
 /// A value for people: members a line each, what is inside them further to the right.

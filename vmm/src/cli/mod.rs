@@ -8,5 +8,7 @@ pub mod console;
 pub mod ctl;
 pub mod doctor;
 pub mod documents;
+mod monitor;
 pub mod run;
+mod terminal;
 pub mod top;

@@ -4,6 +4,7 @@
 
 use std::io::{self, Write};
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -19,6 +20,7 @@ use vmm::{
 };
 use zarch::FacilityList;
 
+use super::terminal::guarded;
 use crate::{BAD_ARGUMENTS, HOST_FAILURE};
 
 /// The TOD clock at the beginning of a run with virtual time: 2026-01-01 00:00:00 UTC.
@@ -34,7 +36,12 @@ signal or a management client; 5 ended by the guest's watchdog.";
 /// Runs a guest; the exit status.
 pub fn main(options: Options) -> u8 {
     restore_terminal_on_panic();
-    let end = match options.resolve().map_err(Into::into).and_then(|config| run(&config)) {
+    let mut typed = false;
+    let run = |config: Config| {
+        typed = config.console == ConsoleTarget::Stdio && host::is_terminal();
+        run(&config)
+    };
+    let end = match options.resolve().map_err(Into::into).and_then(run) {
         Ok(end) => end,
         Err(error) => {
             // One line: what, and why.
@@ -49,6 +56,8 @@ pub fn main(options: Options) -> u8 {
         End::PoweredOff => {}
         End::Crashed(crash) => eprintln!("adjunct: the guest crashed: {crash}"),
         End::Watchdog => eprintln!("adjunct: the guest's watchdog ran out"),
+        // The guest's prompt is before it.
+        End::Stopped(by) if typed => eprintln!("\nadjunct: ended by {by}"),
         End::Stopped(by) => eprintln!("adjunct: ended by {by}"),
         End::Failed(error) => eprintln!("adjunct: {:#}", anyhow::Error::from_boxed(error)),
     }
@@ -67,18 +76,23 @@ fn run(config: &Config) -> anyhow::Result<End> {
     let log = config.log_file.as_deref().map(|path| LogFile::open(path, false)).transpose();
     let log = log.context("--log-file")?.map(Arc::new);
     start_log(&config.log, config.log_format, log.clone())?;
+    if config.console == ConsoleTarget::Stdio {
+        guarded(false);
+    }
     let model = cpu_model(config)?;
     let kernel = open_kernel(config)?;
     let crypto = CryptoSource::of(config, kernel.is_some(), Places::default())?;
     let boot = Boot::open(&config.kernel, config.initrd.as_deref(), &config.append)?;
     let _pidfile = config.pidfile.as_deref().map(PidFile::create).transpose().context("--pidfile")?;
     let storage = Arc::new(Storage::new(config.memory)?);
+    let runs_on_kvm = kernel.is_some();
     let Backend { vm, cpus, clock, machine_type, facilities, vfio } = match kernel {
         Some(kernel) => host_cpus(&*kernel, config, &model, storage.clone(), crypto.is_real())?,
         None => engine(config, model, storage.clone())?,
     };
-    let Console { writer, viewers, file } = Console::open(&config.console).context("--console")?;
-    let qmp = Server::bind(&config.qmp, About::default())?;
+    let Console { writer, viewers, file, name } = Console::open(&config.console).context("--console")?;
+    let kvm_present = runs_on_kvm || Path::new("/dev/kvm").exists();
+    let qmp = Server::bind(&config.qmp, About { kvm: runs_on_kvm, kvm_present, console: name })?;
     let metrics = config.metrics.as_ref().map(Exporter::new).transpose()?;
     // Everything that is named is open. No other thread runs yet.
     let changed = config.written().into_iter().map(|(_, path)| path.to_owned()).collect();
@@ -228,11 +242,21 @@ struct Console {
     writer: Box<dyn Write + Send>,
     viewers: Option<Viewers>,
     file: Option<Arc<LogFile>>,
+    /// As management clients are told.
+    name: String,
 }
 
 impl Console {
     fn open(target: &ConsoleTarget) -> anyhow::Result<Self> {
         let (mut viewers, mut file) = (None, None);
+        let mut name = match target {
+            ConsoleTarget::Stdio => "stdio".to_owned(),
+            ConsoleTarget::None => "null".to_owned(),
+            ConsoleTarget::File(_) => "file".to_owned(),
+            ConsoleTarget::Pty => String::new(),
+            // Whoever is told may be in another directory.
+            ConsoleTarget::Socket(path) => format!("unix:{},server=on", std::path::absolute(path)?.display()),
+        };
         let writer: Box<dyn Write + Send> = match target {
             ConsoleTarget::Stdio => Box::new(io::stdout()),
             ConsoleTarget::None => Box::new(io::sink()),
@@ -242,6 +266,7 @@ impl Console {
             ConsoleTarget::Pty => {
                 let (terminal, path) = Viewers::terminal()?;
                 eprintln!("adjunct: the console is at {}", path.display());
+                name = format!("pty:{}", path.display());
                 Box::new(viewers.insert(terminal).writer())
             }
             ConsoleTarget::Socket(path) => {
@@ -249,6 +274,6 @@ impl Console {
                 Box::new(viewers.insert(Viewers::at(listener)?).writer())
             }
         };
-        Ok(Self { writer, viewers, file })
+        Ok(Self { writer, viewers, file, name })
     }
 }

@@ -39,10 +39,12 @@ pub const PACKAGE: &str = concat!("adjunct ", env!("CARGO_PKG_VERSION"));
 pub const LONGEST_LINE: usize = (64 << 10) - 1;
 
 /// What the management commands say about the machine that only the binary knows.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct About {
     /// KVM executes the guest.
     pub kvm: bool,
     /// The host has KVM that could.
     pub kvm_present: bool,
+    /// Where the guest's console is, as QEMU writes it: `stdio`, `null`, `file`, `pty:PATH` or `unix:PATH,server=on`.
+    pub console: String,
 }

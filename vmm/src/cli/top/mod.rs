@@ -22,6 +22,7 @@ use ratatui::buffer::Buffer;
 use ratatui::crossterm::event::{self, Event as Input, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use vmm::host::Signals;
 
+use crate::cli::terminal::{SIGNALLED, guarded, on_signal};
 use crate::{BAD_ARGUMENTS, HOST_FAILURE};
 use draw::{Look, draw};
 use model::{Action, App, Update};
@@ -40,10 +41,6 @@ With NO_COLOR set, or TERM=dumb, there are no colours; with TERM=dumb each frame
 
 Exit status: 0 ended by q; 2 bad arguments; 3 no connection, or no terminal; 4 ended by a signal.";
 
-/// Exit status after a signal.
-const SIGNALLED: u8 = 4;
-/// How long the main thread may take to notice a signal, before it is left where it is.
-const GRACE: Duration = Duration::from_secs(1);
 /// How long after an event others are awaited before the state is asked for.
 const SWARM: Duration = Duration::from_millis(50);
 
@@ -231,6 +228,7 @@ enum Wake {
 fn interactive(arguments: &Arguments, address: Address) -> Result<u8, String> {
     let host = |what: &'static str| move |e: std::io::Error| format!("{what}: {e}");
     let signals = Signals::catch().map_err(host("catch signals"))?;
+    guarded(true);
     let mut screen = Screen::enter().map_err(host("set up the terminal"))?;
     let (wake, wakes) = mpsc::channel();
     let (ask, asked) = mpsc::channel();
@@ -238,7 +236,7 @@ fn interactive(arguments: &Arguments, address: Address) -> Result<u8, String> {
         thread::Builder::new().name(name.into()).spawn(body).map(drop).map_err(host("start a thread"))
     };
     let to = wake.clone();
-    start("signals", Box::new(move || on_signals(&signals, &to)))?;
+    on_signal(signals, move || to.send(Wake::Signal).is_ok()).map_err(host("start a thread"))?;
     let to = wake.clone();
     start("keys", Box::new(move || read_keys(&to)))?;
     let (to, at) = (wake.clone(), address.clone());
@@ -284,20 +282,6 @@ fn interactive(arguments: &Arguments, address: Address) -> Result<u8, String> {
     };
     drop(screen);
     Ok(status)
-}
-
-/// Tells the main thread; ends the process if that is stuck, as with a terminal that takes nothing.
-fn on_signals(signals: &Signals, to: &Sender<Wake>) {
-    while signals.wait().is_err() {
-        thread::sleep(GRACE);
-    }
-    if to.send(Wake::Signal).is_ok() {
-        thread::sleep(GRACE);
-    }
-    // Writing may wait for ever as well; the settings come before it.
-    drop(thread::Builder::new().spawn(vmm::host::restore_terminal));
-    thread::sleep(GRACE);
-    std::process::exit(SIGNALLED.into());
 }
 
 fn read_keys(to: &Sender<Wake>) {

@@ -26,6 +26,7 @@ pub static ROWS: &[Row] = &[
     query("query-name", &NOTHING, Type::Object(&NAME_INFO), query_name),
     query("query-uuid", &NOTHING, Type::Object(&UUID_INFO), query_uuid),
     query("query-kvm", &NOTHING, Type::Object(&KVM_INFO), query_kvm),
+    query("query-chardev", &NOTHING, Type::Array(&Type::Object(&CHARDEV_INFO)), query_chardev),
     query("query-cpus-fast", &NOTHING, Type::Array(&Type::Object(&CPU_INFO_FAST)), query_cpus_fast),
     query("device-list-properties", &TYPE_NAME, PROPERTIES, device_list_properties),
     query("qom-list", &PATH, PROPERTIES, qom_list),
@@ -127,8 +128,19 @@ fn query_uuid(context: &mut Context<'_>, _: &Arguments<'_>) -> Result<Answer, Er
 static KVM_INFO: Object = object("KvmInfo", &[needs("enabled", Type::Bool), needs("present", Type::Bool)]);
 
 fn query_kvm(context: &mut Context<'_>, _: &Arguments<'_>) -> Result<Answer, Error> {
-    let about = context.shared.about;
+    let about = &context.shared.about;
     Ok(Answer::Now(json!({"enabled": about.kvm, "present": about.kvm_present})))
+}
+
+static CHARDEV_INFO: Object = object(
+    "ChardevInfo",
+    &[needs("label", Type::Str), needs("filename", Type::Str), needs("frontend-open", Type::Bool)],
+);
+
+/// The guest's console, which is its only one.
+fn query_chardev(context: &mut Context<'_>, _: &Arguments<'_>) -> Result<Answer, Error> {
+    let filename = &context.shared.about.console;
+    Ok(Answer::Now(json!([{"label": "console", "filename": filename, "frontend-open": true}])))
 }
 
 static CPU_INFO_FAST: Object = Object {

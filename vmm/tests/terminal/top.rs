@@ -2,47 +2,19 @@
 
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Stdio;
 
 use ap::host::remote::Client;
 use ap::host::{Attribute, Operation};
 use tempfile::TempDir;
 use uuid::Uuid;
 
-mod program;
+use crate::guest::loops;
+use crate::program;
+use crate::tmux::{Process, SIGNALS, Terminal, possible, wait};
 
 /// The first guest of the built-in description, which has adapters 05 and 06.
 const ONE: Uuid = Uuid::from_u128(0x62177883_f1bb_47f0_914d_32a22e3a8804);
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Whether tests can run here; says why not.
-fn possible() -> bool {
-    let tmux = Command::new("tmux").arg("-V").output().is_ok_and(|output| output.status.success());
-    if !tmux {
-        println!("skipped: there is no tmux (`cargo xtask test` provides it)");
-    } else if std::env::var_os("ADJUNCT_RUNNER").is_some() {
-        println!("skipped: signals and the terminal's size would be those of the program that runs adjunct");
-        return false;
-    }
-    tmux
-}
-
-/// A process that does not outlive the test.
-struct Process(Child);
-
-impl Process {
-    fn end(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.end();
-    }
-}
 
 /// `adjunct ap-host serve`.
 struct Daemon {
@@ -67,101 +39,6 @@ impl Daemon {
         let mut command = program::command();
         command.args(["ap-host", "serve", "--socket"]).arg(socket);
         Process(command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
-    }
-}
-
-/// Waits until there is something.
-#[track_caller]
-fn wait<T>(mut look: impl FnMut() -> Option<T>, why: impl Fn() -> String) -> T {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        if let Some(got) = look() {
-            return got;
-        }
-        assert!(Instant::now() < end, "{}", why());
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// A shell in a terminal of tmux, which has a server of its own.
-struct Terminal {
-    server: PathBuf,
-    _directory: TempDir,
-}
-
-impl Terminal {
-    /// With a shell whose prompt is `ready`.
-    fn open(columns: u16, lines: u16) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let terminal = Self { server: directory.path().join("tmux"), _directory: directory };
-        let (columns, lines) = (columns.to_string(), lines.to_string());
-        // Nobody's configuration, and the same letters everywhere.
-        let shell = "env -u NO_COLOR -u ENV LC_ALL=C.UTF-8 PS1='ready ' sh";
-        let start = ["-f", "/dev/null", "-u", "new-session", "-d", "-x", &columns, "-y", &lines, shell];
-        terminal.tmux(&start);
-        terminal.shows("ready");
-        terminal
-    }
-
-    fn tmux(&self, words: &[&str]) -> String {
-        let output =
-            Command::new("tmux").arg("-S").arg(&self.server).args(words).stdin(Stdio::null()).output();
-        let output = output.unwrap();
-        assert!(output.status.success(), "tmux {words:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    fn keys(&self, keys: &[&str]) {
-        self.tmux(&[&["send-keys"], keys].concat());
-    }
-
-    /// Runs a command of the shell.
-    fn run(&self, line: &str) {
-        self.tmux(&["send-keys", "-l", line]);
-        self.keys(&["Enter"]);
-    }
-
-    fn screen(&self) -> String {
-        self.tmux(&["capture-pane", "-p"])
-    }
-
-    /// Waits until the screen has this text; the screen.
-    #[track_caller]
-    fn shows(&self, text: &str) -> String {
-        let look = || Some(self.screen()).filter(|screen| screen.contains(text));
-        wait(look, || format!("{text:?} is not on the screen:\n{}", self.screen()))
-    }
-
-    /// Waits until the screen has not this text; the screen.
-    #[track_caller]
-    fn shows_not(&self, text: &str) -> String {
-        let look = || Some(self.screen()).filter(|screen| !screen.contains(text));
-        wait(look, || format!("{text:?} stays on the screen:\n{}", self.screen()))
-    }
-
-    /// The settings of the terminal as stty tells them, and whether tmux has the screen and the cursor of before.
-    fn settings(&self) -> String {
-        let tty = self.tmux(&["display-message", "-p", "#{pane_tty}"]);
-        let stty = Command::new("stty").args(["-a", "-F", tty.trim()]).output().unwrap();
-        assert!(stty.status.success(), "{stty:?}");
-        let flags = self.tmux(&["display-message", "-p", "#{alternate_on} #{cursor_flag} #{mouse_any_flag}"]);
-        flags + &String::from_utf8(stty.stdout).unwrap()
-    }
-
-    /// The number of the process that the shell runs.
-    fn running(&self) -> String {
-        let shell = self.tmux(&["display-message", "-p", "#{pane_pid}"]);
-        let child = || {
-            let output = Command::new("ps").args(["-o", "pid=", "--ppid", shell.trim()]).output().unwrap();
-            Some(String::from_utf8(output.stdout).unwrap().trim().to_owned()).filter(|pid| !pid.is_empty())
-        };
-        wait(child, || "the shell runs nothing".into())
-    }
-}
-
-impl Drop for Terminal {
-    fn drop(&mut self) {
-        let _ = Command::new("tmux").arg("-S").arg(&self.server).arg("kill-server").output();
     }
 }
 
@@ -241,35 +118,21 @@ fn the_terminal_afterwards() {
     }
     let daemon = Daemon::start();
     let terminal = Terminal::open(80, 24);
-    let before = terminal.settings();
-    let states: [(&str, &str); 3] = [("", "what happened"), ("A", "Do this?"), ("?", "Shift-Tab")];
-    let ends = [("TERM", 4), ("INT", 4), ("QUIT", 4), ("HUP", 4), ("ABRT", 134), ("SEGV", 139), ("BUS", 135)];
-    let mut count = 0;
-    for (signal, status) in ends {
-        for (key, text) in states {
-            count += 1;
-            terminal.run("clear");
-            terminal.run(&format!("{}; echo 'end'{count} $?", top(&daemon)));
+    for (key, text) in [("", "what happened"), ("A", "Do this?"), ("?", "Shift-Tab")] {
+        terminal.survives(&top(&daemon), &SIGNALS, |terminal| {
             terminal.shows("what happened");
-            assert_ne!(terminal.settings(), before, "it has taken the terminal");
             if !key.is_empty() {
                 terminal.keys(&[key]);
             }
             terminal.shows(text);
-            let killed = Command::new("kill").args(["-s", signal, &terminal.running()]).status().unwrap();
-            assert!(killed.success());
-            let screen = terminal.shows(&format!("end{count} {status}"));
-            assert!(!screen.contains(text), "{signal} {text}: the screen of before is back:\n{screen}");
-            let settled = || (terminal.settings() == before).then_some(());
-            wait(settled, || format!("{signal} {text}: {}\nwas {before}", terminal.settings()));
-        }
+        });
     }
     // Ctrl-c is a key.
     terminal.run(&format!("{}; echo 'end'0 $?", top(&daemon)));
     terminal.shows("what happened");
     terminal.keys(&["C-c"]);
     terminal.shows("end0 0");
-    assert_eq!(terminal.settings(), before);
+    terminal.is_as_before("Ctrl-c");
 }
 
 /// The end of the daemon is told, and a new one is found.
@@ -311,8 +174,7 @@ fn plain_terminals() {
         terminal.keys(&["q"]);
         terminal.shows_not("what happened");
     }
-    let before = terminal.settings();
-    terminal.run(&format!("TERM=dumb {} | tee out", top(&daemon).replace(" top ", " top --interval 0.2 ")));
+    terminal.run(&format!("TERM=dumb {} | cat", top(&daemon).replace(" top ", " top --interval 0.2 ")));
     terminal.shows("--once prints one frame");
     terminal.run(&format!("TERM=dumb {}", top(&daemon)));
     terminal.shows("05 CEX8C [a]");
@@ -322,28 +184,14 @@ fn plain_terminals() {
     assert!(!coloured(&terminal.tmux(&["capture-pane", "-p", "-e"])));
     assert!(terminal.settings().starts_with("0 1 "), "no other screen, and a cursor");
     terminal.keys(&["n", "q"]);
-    wait(|| (terminal.settings() == before).then_some(()), || terminal.settings());
-}
-
-/// A guest that loops, with the first device and a management socket.
-fn guest(directory: &Path) -> Process {
-    let mut image = vec![0; 0x1000];
-    image[..8].copy_from_slice(&0x0008_0000_8000_0200u64.to_be_bytes());
-    image[0x200..][..4].copy_from_slice(&[0xa7, 0xf4, 0, 0]);
-    std::fs::write(directory.join("kernel"), image).unwrap();
-    let mut command = program::command();
-    command.current_dir(directory).args(["run", "--kernel", "kernel", "--memory", "1M", "--console", "none"]);
-    command.args(["--qmp", "unix:qmp", "--ap-mdev", &ONE.to_string()]);
-    let process = Process(command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
-    wait(|| UnixStream::connect(directory.join("qmp")).ok(), || "the guest does not start".into());
-    process
+    terminal.is_as_before("TERM=dumb");
 }
 
 /// The same of a guest that has its AP host to itself.
 #[test]
 fn a_guest() {
     let directory = tempfile::tempdir().unwrap();
-    let mut process = guest(directory.path());
+    let mut process = loops(directory.path(), &["--console", "none", "--ap-mdev", &ONE.to_string()]);
     let socket = directory.path().join("qmp");
     let once = |keys: &str| {
         let mut command = program::command();
@@ -388,6 +236,34 @@ fn a_guest() {
         terminal.shows("no connection, trying again");
         terminal.keys(&["q"]);
         terminal.shows("ready");
+    }
+}
+
+/// The pictures of `docs/operate.md` show what the program shows. With `ADJUNCT_PICTURES=write` they are made anew.
+#[test]
+fn pictures_of_the_documents() {
+    let daemon = Daemon::start();
+    let words = ["--console", "none", "--ap-host", "unix:ap", "--ap-mdev", &ONE.to_string()];
+    let _guest = loops(daemon.directory.path(), &words);
+    let pictures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/pictures");
+    for (name, keys) in [("top", "Down"), ("top-plan", "Down Down a"), ("top-refused", "Down Down Right d")] {
+        let mut command = program::command();
+        command
+            .current_dir(daemon.directory.path())
+            .args(["top", "unix:ap", "--once", "--svg", "--press", keys]);
+        let output = command.args(["--interval", "0.2"]).stdin(Stdio::null()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let (now, path) =
+            (String::from_utf8(output.stdout).unwrap(), pictures.join(name).with_extension("svg"));
+        if std::env::var_os("ADJUNCT_PICTURES").is_some_and(|what| what == "write") {
+            std::fs::write(&path, &now).unwrap();
+        }
+        let document = std::fs::read_to_string(&path).unwrap();
+        let differs = document.lines().zip(now.lines()).find(|(document, now)| document != now);
+        assert!(
+            document == now,
+            "{name}.svg: {differs:?}; `ADJUNCT_PICTURES=write cargo test -p vmm --test terminal pictures` makes it anew"
+        );
     }
 }
 
