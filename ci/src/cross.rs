@@ -107,6 +107,11 @@ impl Cross {
         }
     }
 
+    /// QEMU's user emulation, or why there is none.
+    pub fn runner(&self) -> Result<&Path, String> {
+        self.runner.as_deref().map_err(|e| format!("{e:#}"))
+    }
+
     /// The optimized `adjunct`.
     pub fn build(&self, workspace: &Path) -> Result<PathBuf> {
         demo::build_with(self.cargo(workspace, "build"))

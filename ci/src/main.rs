@@ -29,7 +29,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
 
 use report::stage;
@@ -103,6 +103,9 @@ enum Command {
         /// Which; both unless given
         #[arg(long = "kind")]
         kinds: Vec<package::Kind>,
+        /// For another machine: s390x, as a Debian package
+        #[arg(long)]
+        target: Option<cross::Machine>,
     },
     /// Try management clients that others wrote on a booted guest
     Clients {
@@ -204,7 +207,17 @@ fn run(arguments: Arguments) -> Result<bool> {
             println!("{}", package::dist(&workspace, &target)?.display());
             Ok(true)
         }
-        Command::Package { kinds } => {
+        Command::Package { kinds, target: Some(cross::Machine::S390x) } => {
+            ensure!(
+                !kinds.contains(&package::Kind::Rpm),
+                "packages for s390x are Debian's: leave out --kind rpm"
+            );
+            stage("packages", tools::build_packages)?;
+            let cross = stage("cross tool chain", || cross::Cross::provide(&workspace, &target))?;
+            println!("{}", package::package_for_s390x(&workspace, &target, &cross)?.display());
+            Ok(true)
+        }
+        Command::Package { kinds, target: None } => {
             stage("packages", tools::build_packages)?;
             let kinds = if kinds.is_empty() { vec![package::Kind::Deb, package::Kind::Rpm] } else { kinds };
             for kind in kinds {

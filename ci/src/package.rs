@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 
 use crate::apt::run;
+use crate::cross::{self, Cross};
 use crate::demo;
 use crate::report::{Report, Verdict, stage};
 
@@ -50,10 +51,15 @@ pub fn dist(workspace: &Path, target: &Path) -> Result<PathBuf> {
 
 /// Makes a package below `target/dist`; its path.
 pub fn package(workspace: &Path, target: &Path, kind: Kind) -> Result<PathBuf> {
-    let directory = dist(workspace, target)?;
+    let file = dist(workspace, target)?.join(kind.file());
+    pack(workspace, target, kind, &[], &file)?;
+    Ok(file)
+}
+
+fn pack(workspace: &Path, target: &Path, kind: Kind, more: &[&str], file: &Path) -> Result<()> {
     let (tool, version, arguments) = kind.tool();
     let bin = provide(target, tool, version)?;
-    let file = directory.join(kind.file());
+    let (command_name, options) = arguments.split_first().expect("a subcommand and its options");
     // cargo finds its subcommands in PATH. Both read what to pack, and where to, in the program's manifest.
     let path = std::env::join_paths(
         [bin].into_iter().chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())),
@@ -61,8 +67,21 @@ pub fn package(workspace: &Path, target: &Path, kind: Kind) -> Result<PathBuf> {
     // The manifest's paths lead to the workspace's own target directory.
     let mut command = Command::new(env!("CARGO"));
     command.current_dir(workspace).env("PATH", path).env_remove("CARGO_TARGET_DIR");
-    run(command.args(arguments).arg(&file))?;
+    // One that is there from before would pass for a new one.
+    let _ = fs::remove_file(file);
+    run(command.arg(command_name).args(more).args(options).arg(file))?;
     ensure!(file.exists(), "{tool} made no {}", file.display());
+    Ok(())
+}
+
+/// Makes a Debian package for s390x below `target/dist`; its path. The program is linked statically and needs no other
+/// package; manual pages and completions are those that this machine's makes.
+pub fn package_for_s390x(workspace: &Path, target: &Path, cross: &Cross) -> Result<PathBuf> {
+    let directory = dist(workspace, target)?;
+    fs::create_dir_all(directory.join("s390x"))?;
+    fs::copy(cross.build(workspace)?, directory.join("s390x/adjunct")).context("copy the program")?;
+    let file = directory.join("adjunct-s390x.deb");
+    pack(workspace, target, Kind::Deb, &["--target", cross::TARGET, "--variant", "s390x"], &file)?;
     Ok(file)
 }
 
@@ -132,6 +151,57 @@ pub fn check(workspace: &Path, target: &Path, report: &mut Report) -> Result<()>
         }
     }
     Ok(())
+}
+
+/// Makes the Debian package for s390x and looks at what `dpkg` says of it, its files, and its program under QEMU's user
+/// emulation.
+pub fn check_for_s390x(workspace: &Path, target: &Path, report: &mut Report) -> Result<()> {
+    const NAME: &str = "package for s390x";
+    let made = stage("a Debian package for s390x", || -> Result<_> {
+        let cross = Cross::provide(workspace, target)?;
+        Ok((package_for_s390x(workspace, target, &cross)?, cross))
+    });
+    let (deb, cross) = match made {
+        Ok(made) => made,
+        Err(e) => {
+            report.check(Verdict::Skipped, NAME, &format!("{e:#}"));
+            return Ok(());
+        }
+    };
+    let fields = run(Command::new("dpkg-deb").arg("-f").arg(&deb))?;
+    for wanted in ["Package: adjunct", "Architecture: s390x"] {
+        report.expect(fields.lines().any(|line| line == wanted), NAME, wanted);
+    }
+    let depends = fields.lines().find_map(|line| line.strip_prefix("Depends:")).unwrap_or_default().trim();
+    report.expect(depends.is_empty(), NAME, &format!("it depends on {depends:?}"));
+    let root = tempfile::tempdir()?;
+    run(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(root.path()))?;
+    let program = root.path().join("usr/bin/adjunct");
+    let missing: Vec<_> = INSTALLED.iter().filter(|file| !root.path().join(file).is_file()).collect();
+    report.expect(missing.is_empty(), NAME, &format!("{} files in it, without {missing:?}", INSTALLED.len()));
+    let machine = elf_machine(&fs::read(&program)?);
+    report.expect(machine == Some(EM_S390), NAME, &format!("the program's ELF machine is {machine:?}"));
+    match cross.runner() {
+        Err(e) => report.check(Verdict::Skipped, NAME, &e),
+        Ok(runner) => {
+            let version = run(Command::new(runner).arg(&program).arg("--version"))?;
+            let wanted = format!("adjunct {}", env!("CARGO_PKG_VERSION"));
+            let details = format!("the program in it says {} under QEMU", version.trim());
+            report.expect(version.trim() == wanted, NAME, &details);
+        }
+    }
+    Ok(())
+}
+
+/// The number of s390 in the ELF header's `e_machine`.
+const EM_S390: u16 = 22;
+
+/// `e_machine` of a big-endian ELF file.
+fn elf_machine(file: &[u8]) -> Option<u16> {
+    let (magic, rest) = file.split_at_checked(18).filter(|(_, rest)| rest.len() >= 2)?;
+    // ELFDATA2MSB
+    let big_endian = magic.starts_with(b"\x7fELF") && magic[5] == 2;
+    big_endian.then(|| u16::from_be_bytes([rest[0], rest[1]]))
 }
 
 /// Files of the package that somebody looks for by name.

@@ -54,7 +54,10 @@ pub fn run(workspace: &Path, target: &Path) -> Result<Report> {
         stage("guest tests", || guest_tests::run_with(workspace, target, &means, true, &mut report))?;
     }
     if adjunct.is_ok() {
-        stage("packages of adjunct", || package::check(workspace, target, &mut report))?;
+        stage("packages of adjunct", || -> Result<()> {
+            package::check(workspace, target, &mut report)?;
+            package::check_for_s390x(workspace, target, &mut report)
+        })?;
     }
     // Without an archive to fetch it from there is no guest, which says nothing about the project.
     if let Err(e) = &guest {
