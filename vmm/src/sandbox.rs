@@ -50,6 +50,8 @@ pub enum Kind {
     Metrics,
     /// Carries out what an AP host in another process wants.
     ApHost,
+    /// Serves an AP host to guests and operators: every thread of `adjunct ap-host serve`.
+    Daemon,
 }
 
 /// What the threads of this process do when they start.
@@ -60,6 +62,8 @@ static LEVEL: OnceLock<Sandbox> = OnceLock::new();
 pub struct Paths {
     /// Files that are made, written, renamed or removed: each is allowed with the directory that it is in.
     pub changed: Vec<PathBuf>,
+    /// Whether KVM and the devices of a real AP host are still opened.
+    pub devices: bool,
 }
 
 /// What devices of the host are opened while a guest runs: mediated devices that are plugged.
@@ -146,7 +150,9 @@ fn restrict_files(paths: &Paths) -> io::Result<()> {
     let write = read | AccessFs::WriteFile | AccessFs::IoctlDev;
     let change = write | AccessFs::Truncate | AccessFs::MakeReg | AccessFs::RemoveFile;
     let mut rules: Vec<(PathBuf, BitFlags<AccessFs>)> = Vec::new();
-    rules.extend(DEVICES.iter().chain(&AP).map(|path| (path.into(), write)));
+    if paths.devices {
+        rules.extend(DEVICES.iter().chain(&AP).map(|path| (path.into(), write)));
+    }
     rules.extend(READ.iter().map(|path| (path.into(), read)));
     rules.extend(paths.changed.iter().map(|path| (directory_of(path), change)));
 
@@ -416,9 +422,19 @@ fn rules(kind: Kind) -> Vec<Rule> {
             add(SOCKETS, Verdict::Allow);
             add(&[libc::SYS_poll, libc::SYS_ppoll, libc::SYS_timerfd_settime], Verdict::Allow);
         }
+        Kind::Daemon => {
+            // Connections are duplicated for the threads that read and write.
+            let files: Vec<_> = NO_FILES.iter().copied().filter(|call| *call != libc::SYS_fcntl).collect();
+            add(&files, denied);
+            add(&[libc::SYS_fcntl], Verdict::Allow);
+            add(SOCKETS, Verdict::Allow);
+            // Signals, and the socket that goes at the end.
+            let end = [libc::SYS_poll, libc::SYS_ppoll, libc::SYS_unlink, libc::SYS_unlinkat];
+            add(&end, Verdict::Allow);
+        }
     }
-    if matches!(kind, Kind::EventLoop | Kind::Metrics) {
-        // systemd's socket and that of an AP host are UNIX sockets.
+    if matches!(kind, Kind::EventLoop | Kind::Metrics | Kind::Daemon) {
+        // systemd's socket and that of an AP host, which its daemon connects to for waking itself, are UNIX sockets.
         rules.push(Rule {
             call: libc::SYS_socket,
             when: When::OneOf(0, &[libc::AF_UNIX as u32]),
@@ -445,8 +461,8 @@ mod tests {
     use std::os::unix::process::ExitStatusExt;
     use std::process::{Command, ExitStatus};
 
-    const KINDS: [Kind; 6] =
-        [Kind::Cpu, Kind::EventLoop, Kind::Console, Kind::Card, Kind::Metrics, Kind::ApHost];
+    const KINDS: [Kind; 7] =
+        [Kind::Cpu, Kind::EventLoop, Kind::Console, Kind::Card, Kind::Metrics, Kind::ApHost, Kind::Daemon];
     /// What a child of a test is to do.
     const ORDER: &str = "ADJUNCT_SANDBOX_ORDER";
     /// Where it may write.
@@ -485,7 +501,7 @@ mod tests {
         let level = if level == "log" { Sandbox::Log } else { Sandbox::On };
         let kept = PathBuf::from(std::env::var_os(DIRECTORY).unwrap()).join("kept");
         fs::write(&kept, "x").unwrap();
-        enter_process(level, &Paths { changed: vec![kept.clone()] }).unwrap();
+        enter_process(level, &Paths { changed: vec![kept.clone()], devices: true }).unwrap();
         // Is there a filter at all?
         let status = fs::read_to_string("/proc/thread-self/status").unwrap();
         if status.lines().any(|line| line.split_whitespace().eq(["Seccomp:", "0"]))
@@ -545,6 +561,9 @@ mod tests {
         check(&format!("on Cpu {}", libc::SYS_accept4), killed);
         check(&format!("on EventLoop {}", libc::SYS_accept4), None);
         check(&format!("on Card {}", libc::SYS_epoll_create1), killed);
+        check(&format!("on Daemon {}", libc::SYS_accept4), None);
+        check(&format!("on Daemon {}", libc::SYS_epoll_create1), killed);
+        check(&format!("on Daemon {}", libc::SYS_socket), killed);
         // Not every family of sockets, not every ioctl.
         check(&format!("on EventLoop {}", libc::SYS_socket), killed);
         check(&format!("on Console {}", libc::SYS_ioctl), killed);

@@ -8,6 +8,7 @@ use anyhow::Context;
 use ap::host::Description;
 use ap::host::remote::Server;
 use vmm::host::{Signals, Stopping};
+use vmm::sandbox::{self, Kind, Sandbox};
 use vmm::{BadArgument, LogFormat, start_log};
 
 use crate::{BAD_ARGUMENTS, HOST_FAILURE};
@@ -43,6 +44,10 @@ pub struct Arguments {
     /// What to log to standard error: LEVEL or MODULE=LEVEL, comma-separated
     #[arg(long, value_name = "FILTER", default_value = "info")]
     log: String,
+
+    /// Privileges given up before the first client is taken
+    #[arg(long, value_name = "LEVEL", value_enum, default_value_t)]
+    sandbox: Sandbox,
 }
 
 /// Serves; the exit status.
@@ -64,6 +69,10 @@ fn serve(arguments: &Arguments) -> anyhow::Result<()> {
     let socket = arguments.socket.display();
     let server =
         Server::bind(&arguments.socket, &description).with_context(|| format!("--socket {socket}"))?;
+    // Only the socket is left to be removed. Every thread is started by this one and inherits what it has.
+    let paths = sandbox::Paths { changed: vec![arguments.socket.clone()], devices: false };
+    sandbox::enter_process(arguments.sandbox, &paths).context("--sandbox")?;
+    sandbox::enter_thread(Kind::Daemon);
     let accepting = server.clone();
     Builder::new()
         .name("accept".into())

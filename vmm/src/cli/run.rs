@@ -97,7 +97,8 @@ fn run(config: &Config) -> anyhow::Result<End> {
     // Everything that is named is open. No other thread runs yet.
     let changed = config.written().into_iter().map(|(_, path)| path.to_owned()).collect();
     ap::card::prepare_crypto();
-    sandbox::enter_process(config.sandbox, &sandbox::Paths { changed }).context("--sandbox")?;
+    sandbox::enter_process(config.sandbox, &sandbox::Paths { changed, devices: true })
+        .context("--sandbox")?;
     ap::set_worker_entry(|| sandbox::enter_thread(sandbox::Kind::Card));
     let output = Output::new(writer)?;
     let to = Connections {
