@@ -1,0 +1,173 @@
+//! What surrounds the program: `check-config`, the configuration's schema, completions in real shells, manual pages.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+mod program;
+
+/// Exit status, standard output, standard error.
+fn adjunct(words: &[&str]) -> (Option<i32>, String, String) {
+    let output = program::command().args(words).stdin(Stdio::null()).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+/// The output of a program that this machine may not have.
+fn foreign(program: &str, arguments: &[&str]) -> Option<String> {
+    match Command::new(program).args(arguments).stdin(Stdio::null()).output() {
+        Ok(output) => {
+            let errors = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success() && errors.is_empty(), "{program}: {}: {errors}", output.status);
+            Some(String::from_utf8_lossy(&output.stdout).into_owned())
+        }
+        Err(e) => {
+            println!("skipped: {program}: {e}");
+            None
+        }
+    }
+}
+
+/// A kernel that can be started: a branch to itself behind a short PSW.
+fn kernel(directory: &Path) -> String {
+    let mut image = vec![0; 0x1000];
+    image[..8].copy_from_slice(&0x0008_0000_8000_0200u64.to_be_bytes());
+    image[0x200..0x204].copy_from_slice(&[0xa7, 0xf4, 0, 0]);
+    let path = directory.join("kernel");
+    fs::write(&path, image).unwrap();
+    path.display().to_string()
+}
+
+#[test]
+fn configurations() {
+    let directory = TempDir::new().unwrap();
+    let kernel = kernel(directory.path());
+    let file = directory.path().join("guest.json");
+    let path = file.display().to_string();
+    let check = |config: Value, status: i32, out: &str, err: &str| {
+        fs::write(&file, config.to_string()).unwrap();
+        let (code, said, complained) = adjunct(&["check-config", &path]);
+        assert_eq!((code, said.as_str()), (Some(status), out), "{config}: {complained}");
+        assert!(complained.contains(err) && complained.lines().count() <= 1, "{config}: {complained}");
+        if status != 0 {
+            // A guest is refused for the same reason, before it runs.
+            let run = adjunct(&["run", "--config", &path, "--console", "none"]);
+            assert!(run.0 == Some(2) && run.2.contains(err), "{config}: {run:?}");
+        }
+    };
+    let mdev = "62177883-f1bb-47f0-914d-32a22e3a8804";
+    check(json!({"kernel": kernel, "memory": "1M", "ap-mdev": mdev}), 0, &format!("{path}: good\n"), "");
+    check(json!({"kernel": kernel, "memroy": "1M"}), 2, "", "memroy");
+    check(json!({"kernel": kernel, "memory": "1Q"}), 2, "", "memory");
+    check(json!({"kernel": kernel, "cpus": 0}), 2, "", "cpus");
+    check(json!({"kernel": kernel, "cpu-model": "z99"}), 2, "", "no model 'z99'");
+    check(json!({"kernel": kernel, "ap-mdev": "00000000-0000-0000-0000-000000000001"}), 2, "", "--ap-mdev");
+    check(json!([]), 2, "", "guest.json");
+    // What only starting finds out otherwise.
+    for (config, err) in [
+        (json!({"kernel": "/nonexistent"}), "/nonexistent"),
+        (json!({"kernel": kernel, "pidfile": "/nonexistent/pid"}), "/nonexistent is no directory"),
+    ] {
+        fs::write(&file, config.to_string()).unwrap();
+        let (code, _, complained) = adjunct(&["check-config", &path]);
+        assert!(code == Some(2) && complained.contains(err), "{config}: {complained}");
+    }
+    let (code, _, complained) = adjunct(&["check-config", "/nonexistent.json"]);
+    assert!(code == Some(2) && complained.contains("/nonexistent.json"), "{complained}");
+}
+
+/// The schema that is printed, the one that packages install, and what the program takes are one.
+#[test]
+fn one_schema() {
+    let directory = TempDir::new().unwrap();
+    let place = directory.path().display().to_string();
+    assert_eq!(adjunct(&["documents", &place]).0, Some(0));
+    let (code, printed, _) = adjunct(&["config-schema"]);
+    assert_eq!(code, Some(0));
+    assert_eq!(fs::read_to_string(directory.path().join("config.schema.json")).unwrap(), printed);
+    let schema: Value = serde_json::from_str(&printed).unwrap();
+    let help = adjunct(&["run", "--help"]).1;
+    let properties = schema["properties"].as_object().unwrap();
+    assert!(properties.len() > 20);
+    for name in properties.keys() {
+        assert!(help.contains(&format!("--{name}")), "{name} is no flag");
+    }
+    // A name of the schema is taken (a value that is not of its type is the error), another is not.
+    let file = directory.path().join("c.json");
+    for (name, known) in properties.keys().map(|name| (name.as_str(), true)).chain([("nonsense", false)]) {
+        fs::write(&file, json!({name: {"x": [null]}}).to_string()).unwrap();
+        let (code, _, complained) = adjunct(&["check-config", file.to_str().unwrap()]);
+        assert!(code == Some(2) && complained.contains("unknown field") != known, "{name}: {complained}");
+    }
+}
+
+#[test]
+fn completions() {
+    let directory = TempDir::new().unwrap();
+    let write = |shell: &str| {
+        let (code, script, errors) = adjunct(&["completions", shell]);
+        assert_eq!((code, errors.as_str()), (Some(0), ""), "{shell}");
+        let path = directory.path().join(shell);
+        fs::write(&path, script).unwrap();
+        path.display().to_string()
+    };
+    let (bash, zsh, fish) = (write("bash"), write("zsh"), write("fish"));
+    let complete = |words: &str, last: &str| {
+        let count = words.split(' ').count();
+        let script = format!(
+            "source {bash}; COMP_WORDS=({words} {last}); COMP_CWORD={count}; COMPREPLY=(); \
+             _adjunct adjunct '{last}' x; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+        );
+        foreign("bash", &["--norc", "-c", &script])
+    };
+    for (words, last, want) in [
+        ("adjunct", "ru", "run"),
+        ("adjunct", "check", "check-config"),
+        ("adjunct run", "--ap-m", "--ap-mdev"),
+        ("adjunct ap", "--gu", "--guest"),
+        ("adjunct ap-host serve", "--sand", "--sandbox"),
+        ("adjunct ap mdev", "cr", "create"),
+    ] {
+        if let Some(text) = complete(words, last) {
+            assert!(text.lines().any(|line| line == want), "{words} {last}: {text}");
+        }
+    }
+    // The grammar of the shell, and what the shell itself completes.
+    foreign("zsh", &["-n", &zsh]);
+    foreign("fish", &["-n", &fish]);
+    if let Some(text) = foreign("fish", &["-c", &format!("source {fish}; complete -C 'adjunct ru'")]) {
+        assert!(text.lines().any(|line| line.starts_with("run")), "{text}");
+    }
+    let (code, _, errors) = adjunct(&["completions", "elvish"]);
+    assert_eq!(
+        (code, errors.as_str()),
+        (Some(2), "adjunct: no completions for elvish; give bash, zsh or fish\n")
+    );
+}
+
+/// There is a page for each subcommand of any depth, with its flags, and `man` finds nothing wrong with it.
+#[test]
+fn manual_pages() {
+    let directory = TempDir::new().unwrap();
+    assert_eq!(adjunct(&["documents", directory.path().to_str().unwrap()]).0, Some(0));
+    let pages = directory.path().join("man1");
+    for (page, text) in [
+        ("adjunct.1", "check\\-config"),
+        ("adjunct-run.1", "\\-\\-memory"),
+        ("adjunct-ap.1", "\\-\\-guest"),
+        ("adjunct-ap-mdev-create.1", "SYNOPSIS"),
+        ("adjunct-ap-host-serve.1", "\\-\\-sandbox"),
+        ("adjunct-ctl.1", "SYNOPSIS"),
+    ] {
+        let roff = fs::read_to_string(pages.join(page)).expect(page);
+        assert!(roff.contains(text), "{text} in {page}");
+    }
+    for page in fs::read_dir(&pages).unwrap() {
+        let page = page.unwrap().path();
+        let Some(text) = foreign("man", &["--warnings", "-l", page.to_str().unwrap()]) else { return };
+        assert!(text.contains("SYNOPSIS"), "{}: {text}", page.display());
+    }
+}
