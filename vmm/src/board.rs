@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crycb::Apqn;
 use machine::{Clock, Exit, Outcome, ResetKind, Storage, Vcpu, VcpuState, Vm};
 use zarch::{AbsoluteAddress, Psw};
 
@@ -17,6 +18,7 @@ use crate::diagnose::{Answer, Context, Reset, diagnose};
 use crate::events::{Event, ResetCause};
 use crate::ipl::ParameterBlock;
 use crate::loader::Boot;
+use crate::qmp::Counters;
 use crate::rate_limit::RateLimit;
 use crate::system_information::Identity;
 use crate::watchdog::Watchdog;
@@ -69,6 +71,10 @@ pub struct Board {
     threads: Mutex<BTreeMap<u16, i32>>,
     resets: AtomicU64,
     noise: RateLimit,
+    /// Bounds what clients are told of the guest's requests.
+    requests: RateLimit,
+    /// The management sockets' counters as last told.
+    management: Mutex<Counters>,
 }
 
 impl Board {
@@ -92,6 +98,8 @@ impl Board {
             threads: Mutex::default(),
             resets: AtomicU64::new(0),
             noise: RateLimit::new(10, Duration::from_secs(10)),
+            requests: RateLimit::new(20, Duration::from_millis(50)),
+            management: Mutex::default(),
         })
     }
 
@@ -208,6 +216,16 @@ impl Board {
         self.resets.load(Ordering::Relaxed)
     }
 
+    /// The management sockets' counters.
+    pub(crate) fn management(&self) -> Counters {
+        *lock(&self.management)
+    }
+
+    /// Tells others of the management sockets' counters.
+    pub(crate) fn set_management(&self, counters: Counters) {
+        *lock(&self.management) = counters;
+    }
+
     /// Answers one exit.
     pub(crate) fn answer(&self, cpu: &mut dyn Vcpu, exit: Exit, recent: &Recent) {
         let outcome = match exit {
@@ -243,9 +261,26 @@ impl Board {
                     None => Outcome::ConditionCode(3),
                 }
             }
+            Exit::Nqap { r2, .. } if self.control.events().requests_wanted() => {
+                // Afterwards the registers say what is left of the message.
+                let (queue, length) = (cpu.gr(0), cpu.gr(r2 | 1) & 0xffff_ffff);
+                let outcome = self.devices.execute(cpu, &exit, &*self.vm, &self.storage);
+                if outcome == Outcome::ConditionCode(0) {
+                    self.tell_request(queue, length);
+                }
+                outcome
+            }
             _ => self.devices.execute(cpu, &exit, &*self.vm, &self.storage),
         };
         cpu.finish(outcome);
+    }
+
+    /// A request was accepted: GR 0 with the queue, and the message's length.
+    fn tell_request(&self, gr0: u64, length: u64) {
+        if let Some(left_out) = self.requests.pass() {
+            let queue = Apqn(gr0 as u16);
+            self.control.events().post(Event::ApRequest { queue, length, left_out });
+        }
     }
 
     fn diagnose(&self, cpu: &mut dyn Vcpu, code: u16, r1: u8, r3: u8) -> Answer {

@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -57,6 +58,8 @@ pub enum Event {
     DeviceDeleted(Option<String>),
     /// The guest's AP configuration changed: these queues came, these went.
     ApConfigChanged {
+        /// The host's number of this event; none when it came of plugging here.
+        number: Option<u64>,
         /// The mediated device.
         mdev: Uuid,
         /// What came.
@@ -66,6 +69,15 @@ pub enum Event {
     },
     /// Something else happened on the AP host.
     ApHost(Value),
+    /// The guest put a request on a queue. Told of some of them only, and while somebody listens.
+    ApRequest {
+        /// The queue.
+        queue: Apqn,
+        /// Length of the message in bytes.
+        length: u64,
+        /// Requests since the last of these events that none was told of.
+        left_out: u64,
+    },
     /// Clients of the management sockets came or went: how many there are.
     Clients(usize),
 }
@@ -111,20 +123,27 @@ impl Event {
                 }
                 ("DEVICE_DELETED", Some(data))
             }
-            Self::ApConfigChanged { mdev, plugged, unplugged } => {
+            Self::ApConfigChanged { number, mdev, plugged, unplugged } => {
                 let names = |queues: &[Apqn]| -> Value {
                     queues.iter().take(MOST_QUEUES).map(Apqn::to_string).collect()
                 };
-                let data = json!({
+                let mut data = json!({
                     "mdev": mdev,
                     "plugged": names(plugged),
                     "plugged-count": plugged.len(),
                     "unplugged": names(unplugged),
                     "unplugged-count": unplugged.len(),
                 });
+                if let Some(number) = number {
+                    data["number"] = (*number).into();
+                }
                 ("X_AP_CONFIG_CHANGED", Some(data))
             }
             Self::ApHost(event) => ("X_AP_HOST", Some(json!({"event": event}))),
+            Self::ApRequest { queue, length, left_out } => {
+                let data = json!({"queue": queue.to_string(), "length": length, "left-out": left_out});
+                ("X_AP_REQUEST", Some(data))
+            }
             Self::Clients(count) => ("X_CLIENTS_CHANGED", Some(json!({"clients": count}))),
         }
     }
@@ -157,6 +176,8 @@ pub fn device_path(id: Option<&str>) -> String {
 pub struct Events {
     queue: Mutex<Queue>,
     wake: EventFd,
+    /// Somebody wants to know of requests.
+    requests: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -168,7 +189,8 @@ struct Queue {
 impl Events {
     /// None yet.
     pub fn new() -> io::Result<Self> {
-        Ok(Self { queue: Mutex::default(), wake: EventFd::new(EFD_NONBLOCK)? })
+        let requests = AtomicBool::new(false);
+        Ok(Self { queue: Mutex::default(), wake: EventFd::new(EFD_NONBLOCK)?, requests })
     }
 
     /// Adds an event.
@@ -182,6 +204,16 @@ impl Events {
             }
         }
         self.nudge();
+    }
+
+    /// Says whether anybody wants [`Event::ApRequest`].
+    pub fn want_requests(&self, wanted: bool) {
+        self.requests.store(wanted, Ordering::Relaxed);
+    }
+
+    /// Whether anybody does.
+    pub fn requests_wanted(&self) -> bool {
+        self.requests.load(Ordering::Relaxed)
     }
 
     /// Makes the event loop look, though there is no event.

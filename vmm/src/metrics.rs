@@ -15,6 +15,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::board::Board;
 use crate::console::Output;
 use crate::listener::{ListenError, Listener};
+use crate::qmp::Counters;
 
 /// How often a file is written.
 pub const FILE_EVERY: Duration = Duration::from_secs(10);
@@ -221,6 +222,7 @@ impl Figures {
         let mut page = Page::default();
         page.machine(&board, self.since);
         page.console(&self.output.counts(), board.devices.dropped_input());
+        page.management(&board.management());
         if let Some(control) = board.devices.ap()
             // A host that is another process may be gone, which is logged where that is noticed.
             && let Ok(host) = control.snapshot()
@@ -297,6 +299,22 @@ impl Page {
             "Console input that the guest had no room for.",
         )
         .value(&[], dropped_input);
+    }
+
+    fn management(&mut self, counters: &Counters) {
+        self.metric("adjunct_qmp_clients", Kind::Gauge, "Clients of the management sockets now.")
+            .value(&[], counters.clients);
+        for (name, help, value) in [
+            ("connections", "Connections of management clients.", counters.connections),
+            ("refused_connections", "Connections refused, as there were too many.", counters.refused),
+            ("commands", "Commands of management clients that were answered.", counters.commands),
+            ("errors", "Those of them that failed.", counters.errors),
+            ("events", "Events written for management clients.", counters.events),
+            ("dropped_events", "Events that a client did not take in time.", counters.events_dropped),
+        ] {
+            let name = format!("adjunct_qmp_{name}_total");
+            self.metric(&name, Kind::Counter, help).value(&[], value);
+        }
     }
 
     fn ap(&mut self, host: &ap::host::Snapshot, mdev: Option<uuid::Uuid>) {
@@ -392,6 +410,9 @@ mod tests {
             "adjunct_resets_total 0",
             "adjunct_storage_bytes 1048576",
             "adjunct_console_dropped_bytes_total 0",
+            "adjunct_qmp_clients 0",
+            "adjunct_qmp_connections_total 0",
+            "adjunct_qmp_dropped_events_total 0",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
         }

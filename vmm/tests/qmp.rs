@@ -36,10 +36,15 @@ struct Guest {
 
 impl Guest {
     fn start(flags: &[&str]) -> Self {
+        Self::start_with(LOOP, flags)
+    }
+
+    /// A guest of this code.
+    fn start_with(code: &[u8], flags: &[&str]) -> Self {
         let directory = TempDir::new().unwrap();
         let mut image = vec![0; 0x6000];
         image[..8].copy_from_slice(&(0x0008_0000_8000_0200u64).to_be_bytes());
-        image[0x200..][..LOOP.len()].copy_from_slice(LOOP);
+        image[0x200..][..code.len()].copy_from_slice(code);
         image[RESTART_NEW_PSW..][..16].copy_from_slice(&CRASHED.map(u64::to_be_bytes).concat());
         fs::write(directory.path().join("kernel"), image).unwrap();
         let mut command = program::command();
@@ -333,6 +338,185 @@ fn hot_plug() {
     assert_eq!((reply, events.as_slice()), (json!({"return": {}}), &["DEVICE_DELETED".to_owned()][..]));
 }
 
+/// Sends requests of 8 bytes to 05.0004 and takes the replies, for ever.
+fn requests() -> Vec<u8> {
+    // LLILF.
+    let load = |r: u8, value: u32| [&[0xc0, r << 4 | 15][..], &value.to_be_bytes()].concat();
+    let all = |registers: &[(u8, u32)]| registers.iter().flat_map(|(r, v)| load(*r, *v)).collect::<Vec<_>>();
+    let mut code = all(&[(0, 0x4000_0504), (2, 0), (3, 7), (4, 0x3000), (5, 8)]);
+    code.extend([0xb2, 0xad, 0, 0x24]);
+    code.extend(all(&[(0, 0x8000_0504), (6, 0), (7, 0), (8, 0x4000), (9, 0x1000)]));
+    code.extend([0xb2, 0xae, 0, 0x68]);
+    // In halfwords.
+    let back = -i16::try_from(code.len() / 2).unwrap();
+    code.extend([0xa7, 0xf4]);
+    code.extend(back.to_be_bytes());
+    code
+}
+
+/// Requests are told to who asked for that, and not of each one; what was left out is counted.
+#[test]
+fn requests_are_told() {
+    let guest = Guest::start_with(&requests(), &["--ap-mdev", MDEV]);
+    let (mut client, mut other) = (guest.client(), guest.client());
+    client.returns(r#"{"execute":"x-subscribe","arguments":{"events":["X_AP_REQUEST"]}}"#);
+    let told: Vec<Value> = (0..30).map(|_| client.until("X_AP_REQUEST")["data"].clone()).collect();
+    for data in &told {
+        assert!(data["queue"] == "05.0004" && data["length"] == 8 && data["left-out"].is_u64(), "{data}");
+    }
+    client.returns(r#"{"execute":"x-unsubscribe","arguments":{"events":["*"]}}"#);
+    let mut queues = || {
+        let state = other.returns(r#"{"execute":"x-query-ap"}"#);
+        state["queues"][0]["requests"].as_u64().unwrap()
+    };
+    let before = queues();
+    until(|| queues() > before + 10);
+    let (_, events) = client.execute(r#"{"execute":"query-name"}"#);
+    assert_eq!(events, [""; 0], "nothing more after unsubscribing");
+    let (_, events) = other.execute(r#"{"execute":"query-name"}"#);
+    assert_eq!(events, [""; 0], "nothing for who did not ask");
+}
+
+/// The counters are among the figures.
+#[test]
+fn figures() {
+    let guest = Guest::start(&["--metrics", "unix:m"]);
+    let mut client = guest.client();
+    client.execute("{\"execute\":\"nonsense\"}");
+    let read = || {
+        let figures = UnixStream::connect(guest.directory.path().join("m")).unwrap();
+        figures.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut text = String::new();
+        BufReader::new(figures).read_to_string(&mut text).unwrap();
+        text
+    };
+    // Published when the reply has been written.
+    until(|| read().contains("\nadjunct_qmp_errors_total 1\n"));
+    let text = read();
+    // The probe of the start was a client, too.
+    for line in ["adjunct_qmp_clients 1", "adjunct_qmp_connections_total 2", "adjunct_qmp_commands_total 2"] {
+        assert!(text.lines().any(|l| l == line), "{line} in {text}");
+    }
+}
+
+#[test]
+fn no_kvm() {
+    let answer = Guest::start(&["--accel", "engine"]).client().returns("{\"execute\":\"query-kvm\"}");
+    assert_eq!(answer, json!({"enabled": false, "present": Path::new("/dev/kvm").exists()}));
+}
+
+/// `adjunct ap` says and does the same to a guest's host as to a daemon's.
+#[test]
+fn ap_of_a_guest() {
+    let guest = Guest::start(&["--ap"]);
+    let directory = TempDir::new().unwrap();
+    let socket = directory.path().join("ap");
+    let mut daemon = program::command();
+    daemon.args(["ap-host", "serve", "--log", "error", "--socket"]).arg(&socket).stdin(Stdio::null());
+    let _daemon = Guest { child: daemon.spawn().unwrap(), directory };
+    until(|| UnixStream::connect(&socket).is_ok());
+    let ap = |words: &[&str]| {
+        let run = |flag: &str, socket: &Path| {
+            let mut command = program::command();
+            command.args(["ap", flag, &format!("unix:{}", socket.display())]).args(words);
+            let output = command.stdin(Stdio::null()).output().unwrap();
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            (output.status.code(), text(&output.stdout), text(&output.stderr))
+        };
+        let (ours, theirs) = (run("--guest", &guest.socket()), run("--host", &socket));
+        assert_eq!(ours, theirs, "{words:?}");
+        ours
+    };
+    let new = "11111111-2222-3333-4444-555555555555";
+    let definition =
+        r#"{"mdev_type":"vfio_ap-passthrough","start":"manual","attrs":[{"assign_domain":"4"}]}"#;
+    let words: &[&[&str]] = &[
+        &["mdev", "create", new],
+        &["mdev", "create", new],
+        &["assign", new, "--control-domain", "0x47"],
+        &["unassign", new, "--control-domain", "0x47"],
+        &["assign", MDEV, "--adapter", "10"],
+        &["unassign", MDEV, "--adapter", "10"],
+        &["unassign", MDEV, "--domain", "4,0xab"],
+        &["assign", MDEV, "--domain", "4"],
+        &["assign", new, "--adapter", "0x63"],
+        &["config", new, "0x0,0x0,0x0"],
+        &["reset", MDEV],
+        &["unbind", "05.0004"],
+        &["bind", "05.0004"],
+        &["override", "05.0004", "vfio_ap"],
+        &["mask", "apmask", "-7"],
+        &["mask", "apmask"],
+        &["mask", "aqmask", "+4"],
+        &["adapter", "offline", "5"],
+        &["adapter", "online", "5"],
+        &["adapter", "type", "5", "CEX7A"],
+        &["adapter", "add", "9", "CEX8C"],
+        &["adapter", "remove", "9"],
+        &["domain", "add", "9"],
+        &["domain", "remove", "9"],
+        &["scan"],
+        &["mdev", "remove", new],
+        &["mdev", "import", new, "--json", definition],
+        &["mdev", "export", new],
+        &["explain", MDEV],
+        &["plan", "assign", MDEV, "--adapter", "10"],
+        &["matrix"],
+        &["list"],
+    ];
+    let mut good = 0;
+    for words in words {
+        good += usize::from(ap(words).0 == Some(0));
+        ap(&["list", "--json"]);
+    }
+    assert!(good > words.len() * 2 / 3, "{good} of {} were carried out", words.len());
+
+    let address = format!("unix:{}", guest.socket().display());
+    let mut watch = program::command();
+    watch.args(["ap", "--guest", &address, "watch", "--json"]).stdout(Stdio::piped()).stdin(Stdio::null());
+    let mut watch = watch.spawn().unwrap();
+    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let (tell, seen) = std::sync::mpsc::channel();
+    let reader = std::thread::spawn(move || {
+        while let Some(Ok(line)) = lines.next() {
+            if tell.send(serde_json::from_str::<Value>(&line).unwrap()).is_err() {
+                return;
+            }
+        }
+    });
+    // Until it watches.
+    let mut client = guest.client();
+    until(|| {
+        let clients = client.returns("{\"execute\":\"x-query-metrics\"}")["qmp"]["clients"].as_u64();
+        clients == Some(2)
+    });
+    let first = loop {
+        ap(&["assign", MDEV, "--control-domain", "5"]);
+        ap(&["unassign", MDEV, "--control-domain", "5"]);
+        if let Ok(event) = seen.recv_timeout(Duration::from_millis(500)) {
+            break event;
+        }
+    };
+    assert!(first["number"].is_u64() && first["event"].is_string(), "{first}");
+    ap(&["unassign", MDEV, "--adapter", "6"]);
+    let change = seen.iter().find(|event| event["unplugged"].as_array().is_some_and(|q| !q.is_empty()));
+    let change = change.unwrap();
+    assert!(change["event"] == "guest-matrix" && change["mdev"] == MDEV, "{change}");
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+    reader.join().unwrap();
+
+    let refused = |flag: &str, address: &str| {
+        let output = program::command().args(["ap", flag, address, "list"]).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (status, text) = refused("--guest", "tcp:1");
+    assert!(status == Some(3) && text.contains("not unix:PATH, the socket of a guest's --qmp"), "{text}");
+    let plain = Guest::start(&[]);
+    let (status, text) = refused("--guest", &format!("unix:{}", plain.socket().display()));
+    assert!(status == Some(3) && text.contains("no AP instructions; start it with --ap"), "{text}");
+}
+
 /// Descriptors are taken by the command that they come with, else closed.
 #[test]
 fn descriptors_are_taken_or_closed() {
@@ -388,7 +572,7 @@ fn descriptors_are_taken_or_closed() {
     until(|| guest.descriptors() == before - 1);
 }
 
-fn until(condition: impl Fn() -> bool) {
+fn until(mut condition: impl FnMut() -> bool) {
     let end = Instant::now() + PATIENCE;
     while !condition() {
         assert!(Instant::now() < end, "waited in vain");
@@ -568,7 +752,7 @@ fn ctl() {
         1,
         "",
         "adjunct: events: 'X_NOTHING' is none that is subscribed to; those are \
-           X_AP_CONFIG_CHANGED, X_AP_HOST, X_CLIENTS_CHANGED, and * for all\n",
+           X_AP_CONFIG_CHANGED, X_AP_HOST, X_AP_REQUEST, X_CLIENTS_CHANGED, and * for all\n",
     );
 
     let mut child = program::command()

@@ -4,6 +4,7 @@
 //! * [`schema`], [`table`]: what commands and events there are, and their types; one row each.
 //! * [`session`]: one client's conversation, without any socket.
 //! * [`commands`]: what the commands do.
+//! * [`conversation`]: the same with a board, for who fuzzes it.
 //! * [`server`]: sockets and clients on the event loop.
 //!
 //! *Invariants:* everything runs in the event loop's thread and nothing there waits; a command that takes
@@ -14,6 +15,7 @@
 
 mod address;
 mod commands;
+mod conversation;
 mod descriptors;
 mod error;
 pub mod json;
@@ -24,6 +26,8 @@ pub mod session;
 mod table;
 
 pub use address::SocketAddress;
+pub use commands::Metrics as Counters;
+pub use conversation::Conversation;
 pub use error::{Class, Error};
 pub use server::Server;
 pub(crate) use server::Service;

@@ -219,8 +219,8 @@ impl<'a> Service<'a> {
             }
             tell(clients, shared, board);
         };
-        shared.metrics.clients = clients.len() as u64;
         loop {
+            shared.metrics.clients = clients.len() as u64;
             tell(clients, shared);
             let ids: Vec<u32> = clients.keys().copied().collect();
             let mut idle = true;
@@ -239,6 +239,8 @@ impl<'a> Service<'a> {
                 break;
             }
         }
+        let requests = |client: &Client| client.session.subscribed("X_AP_REQUEST");
+        board.control.events().want_requests(clients.values().any(requests));
         for client in clients.values_mut() {
             client.write();
             let answered = client.session.is_idle() && client.session.output().is_empty();
@@ -267,6 +269,8 @@ impl<'a> Service<'a> {
                 self.shared.sets.clear();
             }
         }
+        self.shared.metrics.clients = self.clients.len() as u64;
+        self.board.set_management(self.shared.metrics);
         if !self.accepting && self.clients.len() < before {
             self.accepting = true;
             self.for_listeners(|events| ops.add(events));

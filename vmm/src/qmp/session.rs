@@ -241,6 +241,11 @@ impl Session {
         true
     }
 
+    /// Whether it asked for the events of this name.
+    pub fn subscribed(&self, event: &str) -> bool {
+        self.client.subscriptions.contains(event)
+    }
+
     /// Whether nothing that it sent is left to be answered now.
     pub fn is_idle(&self) -> bool {
         self.waiting.is_none() && self.queue.is_empty()

@@ -274,6 +274,48 @@ fn events() {
     assert_eq!(talk.read().matches("X_CLIENTS_CHANGED").count(), 0);
 }
 
+/// Every event there is has a row and data of the row's type, and no row is left over.
+#[test]
+fn events_are_of_their_types() {
+    let storage = bench().storage;
+    let mut cpu = crate::scripted::ScriptedCpu::new(&storage, &[]);
+    let report = Report::of(&mut cpu, &storage, &Recent::default(), |_, _| String::new());
+    let crash = Crash { cpu: 1, reason: Reason::DisabledWait, report };
+    let mut all: Vec<Event> = [
+        End::PoweredOff,
+        End::Crashed(Box::new(crash)),
+        End::Watchdog,
+        End::Stopped("quit"),
+        End::Stopped("SIGTERM"),
+        End::Stopped("Ctrl-a x"),
+        End::Failed("x".into()),
+    ]
+    .iter()
+    .flat_map(Event::of_end)
+    .collect();
+    let queues = vec![crycb::Apqn(0x0504)];
+    for number in [None, Some(7)] {
+        let (plugged, unplugged) = (queues.clone(), vec![]);
+        all.push(Event::ApConfigChanged { number, mdev: uuid::Uuid::nil(), plugged, unplugged });
+    }
+    for action in [WatchdogAction::Reset, WatchdogAction::Poweroff, WatchdogAction::None] {
+        all.push(Event::Watchdog(action));
+    }
+    all.extend([ResetCause::Guest, ResetCause::Management].map(Event::Reset));
+    all.extend([None, Some("ap0".to_owned())].map(Event::DeviceDeleted));
+    all.extend([Event::Stop, Event::Resume, Event::PowerDown, Event::Clients(1)]);
+    all.push(Event::ApHost(json!({"number": 1, "event": "configuration"})));
+    all.push(Event::ApRequest { queue: queues[0], length: 8, left_out: 0 });
+    let mut rows: Vec<_> = super::commands::EVENTS.iter().map(|row| row.name).collect();
+    for event in &all {
+        let (name, data) = event.describe();
+        let data = data.map_or_else(Map::new, |data| data.as_object().unwrap().clone());
+        table::event(name).expect(name).data.check(&data, name).unwrap();
+        rows.retain(|row| *row != name);
+    }
+    assert_eq!(rows, [""; 0], "rows of events that nothing tells");
+}
+
 /// STOP and RESUME come once, in this order, and once more the next time.
 #[test]
 fn held_and_let_go() {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use ap::host::remote::{Client, RemoteError};
 use ap::host::{ApHost, Description, Event, HostError, Operation, Snapshot};
 
+use super::guest::GuestHost;
 use super::sysfs::Sysfs;
 
 /// A host as an operator reaches it.
@@ -22,6 +23,7 @@ pub trait Backend {
 /// Where the host is, as the flags say.
 pub struct Place {
     pub host: Option<String>,
+    pub guest: Option<String>,
     pub description: Option<PathBuf>,
     pub sysfs: PathBuf,
 }
@@ -30,6 +32,9 @@ pub struct Place {
 pub fn open(place: Place) -> Result<Box<dyn Backend>, HostError> {
     if let Some(path) = place.description {
         return Ok(Box::new(Described::read(&path)?));
+    }
+    if let Some(address) = place.guest {
+        return Ok(Box::new(GuestHost::connect(&address)?));
     }
     if let Some(address) = place.host {
         let path = address.strip_prefix("unix:").ok_or_else(|| {
@@ -49,8 +54,8 @@ pub fn open(place: Place) -> Result<Box<dyn Backend>, HostError> {
     Err(remote(
         "ENODEV",
         format!(
-            "{}: this machine has no AP bus; name a daemon (--host unix:PATH, `adjunct ap-host serve` starts one) or a \
-             description (--description FILE)",
+            "{}: this machine has no AP bus; name a daemon (--host unix:PATH, `adjunct ap-host serve` starts one), \
+             a running guest (--guest unix:PATH, its `--qmp`) or a description (--description FILE)",
             place.sysfs.join("bus/ap").display()
         ),
     ))

@@ -5,6 +5,7 @@
 
 pub(super) mod backend;
 pub(super) mod grammar;
+mod guest;
 pub(super) mod picture;
 pub(super) mod print;
 mod sysfs;
@@ -32,6 +33,9 @@ pub struct Ap {
     /// The host: unix:PATH of a daemon (`adjunct ap-host serve`)
     #[arg(long, value_name = "ADDRESS", env = "ADJUNCT_AP_HOST", global = true)]
     host: Option<String>,
+    /// The host of a running guest: unix:PATH of its management socket (`adjunct run --qmp`)
+    #[arg(long, value_name = "ADDRESS", global = true, conflicts_with_all = ["host", "description"])]
+    guest: Option<String>,
     /// The host that this file describes; nothing can be changed on it
     #[arg(long, value_name = "FILE", global = true, conflicts_with = "host")]
     description: Option<PathBuf>,
@@ -114,7 +118,8 @@ impl Ap {
     }
 
     fn run_to(self, out: &mut dyn Write) -> Result<(), Failure> {
-        let place = Place { host: self.host, description: self.description, sysfs: self.sysfs };
+        let place =
+            Place { host: self.host, guest: self.guest, description: self.description, sysfs: self.sysfs };
         let mut backend = backend::open(place).map_err(|e| refused(&e))?;
         match self.verb {
             Verb::List { json: true } => print::json(out, &snapshot(&mut *backend)?)?,

@@ -64,7 +64,7 @@ impl Address {
 }
 
 fn host(address: &str) -> Result<Box<dyn Backend>, String> {
-    let place = Place { host: Some(address.into()), description: None, sysfs: PathBuf::new() };
+    let place = Place { host: Some(address.into()), guest: None, description: None, sysfs: PathBuf::new() };
     backend::open(place).map_err(|e| one_line(&e))
 }
 

@@ -25,6 +25,13 @@ const fn operation(
 
 pub static ROWS: &[Row] = &[
     Row { name: "x-query-ap", arguments: &QUERY, returns: Type::Object(&AP_INFO), oob: false, run: query_ap },
+    Row {
+        name: "x-query-ap-host",
+        arguments: &FROM,
+        returns: Type::Object(&HOST_PAGE),
+        oob: false,
+        run: query_ap_host,
+    },
     Row { name: "x-ap-plan", arguments: &PLAN, returns: Type::Any, oob: false, run: plan },
     operation("x-ap-assign-adapter", &ADAPTER, |c, a| write(c, a, "assign_adapter", "adapter")),
     operation("x-ap-unassign-adapter", &ADAPTER, |c, a| write(c, a, "unassign_adapter", "adapter")),
@@ -34,6 +41,7 @@ pub static ROWS: &[Row] = &[
     operation("x-ap-unassign-control-domain", &DOMAIN, |c, a| {
         write(c, a, "unassign_control_domain", "domain")
     }),
+    operation("x-ap-config", &CONFIG, |c, a| write(c, a, "ap_config", "masks")),
     operation("x-ap-create-mdev", &MDEV, |c, a| operate(c, a, "create-mdev")),
     operation("x-ap-remove-mdev", &MDEV, |c, a| operate(c, a, "remove-mdev")),
     operation("x-ap-import-mdev", &IMPORT, |c, a| operate(c, a, "import")),
@@ -50,6 +58,7 @@ pub static ROWS: &[Row] = &[
 const OPTIONAL_MDEV: Member = may("mdev", Type::Str);
 static ADAPTER: Object = object("x-ap-adapter-arg", &[needs("adapter", Type::Any), OPTIONAL_MDEV]);
 static DOMAIN: Object = object("x-ap-domain-arg", &[needs("domain", Type::Any), OPTIONAL_MDEV]);
+static CONFIG: Object = object("x-ap-config-arg", &[needs("masks", Type::Str), OPTIONAL_MDEV]);
 static MDEV: Object = object("x-ap-mdev-arg", &[needs("mdev", Type::Str)]);
 static IMPORT: Object =
     object("x-ap-import-arg", &[needs("mdev", Type::Str), needs("definition", Type::Any)]);
@@ -66,6 +75,8 @@ static BIND: Object = object(
 static QUEUE: Object = object("x-ap-queue-arg", &[needs("queue", Type::Str)]);
 static CONFIGURE: Object = object("x-ap-configure-arg", &[needs("changes", Type::Any)]);
 static PLAN: Object = object("x-ap-plan-arg", &[needs("operation", Type::Any)]);
+static FROM: Object = object("x-query-ap-host-arg", &[may("from", Type::Int)]);
+static HOST_PAGE: Object = object("x-ApHostPage", &[needs("host", Type::Any), may("next", Type::Int)]);
 static QUERY: Object = object("x-query-ap-arg", &[may("all", Type::Bool)]);
 
 static AP_INFO: Object = object(
@@ -165,6 +176,45 @@ fn describe_matrix(matrix: &Matrix) -> Value {
         "domains": matrix.aqm.iter().map(|n| format!("{n:04x}")).collect::<Vec<_>>(),
         "control-domains": matrix.adm.iter().map(|n| format!("{n:04x}")).collect::<Vec<_>>(),
     })
+}
+
+/// Bytes of JSON from which on a page has enough; a single entry of a list is far shorter than the rest of a line.
+const PAGE: usize = 32 << 10;
+
+/// The whole host as the daemon's protocol has it, in as many answers as it takes: each has the entries of the lists from
+/// `from` on, counted through adapters, mediated devices and queues.
+fn query_ap_host(context: &mut Context<'_>, arguments: &Arguments<'_>) -> Result<Answer, Error> {
+    let from = arguments.int("from").unwrap_or(0);
+    let from = usize::try_from(from).map_err(|_| Error::generic("from: give the 'next' of an answer"))?;
+    let control = control(context)?;
+    in_thread(context.board, move || page(&control.snapshot().map_err(|e| Error::generic(chain(&e)))?, from))
+}
+
+fn page(host: &Snapshot, from: usize) -> Result<Value, Error> {
+    let lists = [host.adapters.len(), host.mdevs.len(), host.queues.len()];
+    let total: usize = lists.iter().sum();
+    let mut part = Snapshot { adapters: Vec::new(), mdevs: Vec::new(), queues: Vec::new(), ..host.clone() };
+    let (mut next, mut bytes) = (from, 0);
+    let length = |entry: serde_json::Result<String>| entry.map(|text| text.len()).map_err(Error::generic);
+    while next < total && bytes < PAGE {
+        let (mdev, queue) = (next.checked_sub(lists[0]), next.checked_sub(lists[0] + lists[1]));
+        if let Some(at) = queue {
+            bytes += length(serde_json::to_string(&host.queues[at]))?;
+            part.queues.push(host.queues[at].clone());
+        } else if let Some(at) = mdev {
+            bytes += length(serde_json::to_string(&host.mdevs[at]))?;
+            part.mdevs.push(host.mdevs[at].clone());
+        } else {
+            bytes += length(serde_json::to_string(&host.adapters[next]))?;
+            part.adapters.push(host.adapters[next].clone());
+        }
+        next += 1;
+    }
+    let mut answer = json!({"host": serde_json::to_value(part).map_err(Error::generic)?});
+    if next < total {
+        answer["next"] = next.into();
+    }
+    Ok(answer)
 }
 
 fn describe_mdev(mdev: &MdevState) -> Value {
@@ -290,9 +340,59 @@ pub fn event(event: &ap::host::Event) -> Event {
     match &event.kind {
         ap::host::EventKind::GuestMatrix { mdev, plugged, unplugged } => {
             let (plugged, unplugged) = (plugged.clone(), unplugged.clone());
-            Event::ApConfigChanged { mdev: *mdev, plugged, unplugged }
+            Event::ApConfigChanged { number: Some(event.number), mdev: *mdev, plugged, unplugged }
         }
         ap::host::EventKind::Released { id, .. } => Event::DeviceDeleted(id.clone()),
         _ => Event::ApHost(serde_json::to_value(event).unwrap_or_default()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::qmp::LONGEST_LINE;
+    use ap::host::{ApHost, Description};
+
+    /// What the pages of `host` come to, and how many there are.
+    fn joined(host: &Snapshot) -> (Snapshot, usize) {
+        let (mut whole, mut from, mut pages): (Option<Snapshot>, _, _) = (None, 0, 0);
+        loop {
+            let answer = page(host, from).unwrap();
+            assert!(answer.to_string().len() < LONGEST_LINE - 2048, "page {pages}");
+            let part: Snapshot = serde_json::from_value(answer["host"].clone()).unwrap();
+            pages += 1;
+            match &mut whole {
+                None => whole = Some(part),
+                Some(whole) => {
+                    whole.adapters.extend(part.adapters);
+                    whole.mdevs.extend(part.mdevs);
+                    whole.queues.extend(part.queues);
+                }
+            }
+            match answer.get("next") {
+                Some(next) => from = usize::try_from(next.as_u64().unwrap()).unwrap(),
+                None => return (whole.unwrap(), pages),
+            }
+        }
+    }
+
+    #[test]
+    fn a_host_of_any_size_comes_in_pages() {
+        let host = ApHost::builtin().snapshot();
+        assert_eq!(joined(&host), (host, 1));
+        let like = Description::builtin().adapters()[0].clone();
+        let adapters: Vec<_> = (0..=255u8)
+            .map(|n| {
+                serde_json::to_value(ap::host::Adapter { apid: crycb::Apid(n), ..like.clone() }).unwrap()
+            })
+            .collect();
+        let domains: Vec<u8> = (0..20).collect();
+        let text = json!({"adapters": adapters, "usage_domains": domains, "control_domains": domains});
+        let host = ApHost::rehearsal_of(&Description::from_json(&text.to_string()).unwrap()).snapshot();
+        assert_eq!(host.queues.len(), 256 * 20);
+        let (whole, pages) = joined(&host);
+        assert_eq!(whole, host);
+        assert!(pages > 10, "{pages}");
+        assert_eq!(page(&host, usize::MAX).unwrap().get("next"), None);
     }
 }

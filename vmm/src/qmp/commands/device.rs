@@ -83,7 +83,7 @@ fn device_add(context: &mut Context<'_>, arguments: &Arguments<'_>) -> Result<An
     in_thread(context.board, move || {
         let matrix = control.plug(&device).map_err(|e| Error::generic(chain(&e)))?;
         let plugged = matrix.apqns().collect();
-        run.events().post(Event::ApConfigChanged { mdev, plugged, unplugged: Vec::new() });
+        run.events().post(Event::ApConfigChanged { number: None, mdev, plugged, unplugged: Vec::new() });
         Ok(json!({}))
     })
 }
@@ -105,7 +105,8 @@ fn device_del(context: &mut Context<'_>, arguments: &Arguments<'_>) -> Result<An
     in_thread(context.board, move || {
         let had = control.unplug(&device).map_err(|e| Error::generic(chain(&e)))?;
         let unplugged = had.apqns().collect();
-        run.events().post(Event::ApConfigChanged { mdev: device.mdev, plugged: Vec::new(), unplugged });
+        let (mdev, plugged) = (device.mdev, Vec::new());
+        run.events().post(Event::ApConfigChanged { number: None, mdev, plugged, unplugged });
         run.events().post(Event::DeviceDeleted(device.id));
         Ok(json!({}))
     })

@@ -167,6 +167,7 @@ static DELETED_DATA: Object =
 static AP_CHANGED_DATA: Object = object(
     "x-ApConfigChangedData",
     &[
+        may("number", Type::Int),
         needs("mdev", Type::Str),
         needs("plugged", Type::Array(&Type::Str)),
         needs("plugged-count", Type::Int),
@@ -175,6 +176,10 @@ static AP_CHANGED_DATA: Object = object(
     ],
 );
 static AP_HOST_DATA: Object = object("x-ApHostData", &[needs("event", Type::Any)]);
+static AP_REQUEST_DATA: Object = object(
+    "x-ApRequestData",
+    &[needs("queue", Type::Str), needs("length", Type::Int), needs("left-out", Type::Int)],
+);
 static CLIENTS_DATA: Object = object("ClientsData", &[needs("clients", Type::Int)]);
 
 /// Every event.
@@ -189,5 +194,6 @@ pub static EVENTS: &[EventRow] = &[
     EventRow { name: "DEVICE_DELETED", data: &DELETED_DATA, asked_for: false },
     EventRow { name: "X_AP_CONFIG_CHANGED", data: &AP_CHANGED_DATA, asked_for: true },
     EventRow { name: "X_AP_HOST", data: &AP_HOST_DATA, asked_for: true },
+    EventRow { name: "X_AP_REQUEST", data: &AP_REQUEST_DATA, asked_for: true },
     EventRow { name: "X_CLIENTS_CHANGED", data: &CLIENTS_DATA, asked_for: true },
 ];
