@@ -14,6 +14,7 @@ mod cards;
 mod control_block;
 mod host;
 mod masks;
+mod qmp;
 
 /// A function for hostile input.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +36,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "host_description", run: host::description, seeds: host::description_seeds },
     Target { name: "mask_strings", run: masks::strings, seeds: masks::seeds },
     Target { name: "mdev_definition", run: host::definition, seeds: host::definition_seeds },
+    Target { name: "qmp_commands", run: qmp::commands, seeds: qmp::command_seeds },
+    Target { name: "qmp_stream", run: qmp::stream, seeds: qmp::stream_seeds },
 ];
 
 /// Runs the target of this name once.
@@ -158,6 +161,16 @@ mod tests {
     #[test]
     fn mdev_definition() {
         check("mdev_definition");
+    }
+
+    #[test]
+    fn qmp_commands() {
+        check("qmp_commands");
+    }
+
+    #[test]
+    fn qmp_stream() {
+        check("qmp_stream");
     }
 
     #[test]
