@@ -106,6 +106,9 @@ enum Command {
         /// For another machine: s390x, as a Debian package
         #[arg(long)]
         target: Option<cross::Machine>,
+        /// Make them all, unpack them, and look whether everything is where it belongs and good
+        #[arg(long, conflicts_with_all = ["kinds", "target"])]
+        check: bool,
     },
     /// Try management clients that others wrote on a booted guest
     Clients {
@@ -207,7 +210,15 @@ fn run(arguments: Arguments) -> Result<bool> {
             println!("{}", package::dist(&workspace, &target)?.display());
             Ok(true)
         }
-        Command::Package { kinds, target: Some(cross::Machine::S390x) } => {
+        Command::Package { check: true, .. } => {
+            stage("packages", tools::build_packages)?;
+            let mut report = report::Report::default();
+            package::check(&workspace, &target, &mut report)?;
+            package::check_for_s390x(&workspace, &target, &mut report)?;
+            println!("{}", report.total());
+            Ok(report.good())
+        }
+        Command::Package { kinds, target: Some(cross::Machine::S390x), .. } => {
             ensure!(
                 !kinds.contains(&package::Kind::Rpm),
                 "packages for s390x are Debian's: leave out --kind rpm"
@@ -217,7 +228,7 @@ fn run(arguments: Arguments) -> Result<bool> {
             println!("{}", package::package_for_s390x(&workspace, &target, &cross)?.display());
             Ok(true)
         }
-        Command::Package { kinds, target: None } => {
+        Command::Package { kinds, target: None, .. } => {
             stage("packages", tools::build_packages)?;
             let kinds = if kinds.is_empty() { vec![package::Kind::Deb, package::Kind::Rpm] } else { kinds };
             for kind in kinds {

@@ -1,12 +1,14 @@
 //! What is installed beside the program, and packages of all of it for Debian and for RPM's distributions.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
+use sha2::{Digest, Sha256};
 
-use crate::apt::run;
+use crate::apt::{hex, run};
 use crate::cross::{self, Cross};
 use crate::demo;
 use crate::report::{Report, Verdict, stage};
@@ -115,7 +117,17 @@ pub fn check(workspace: &Path, target: &Path, report: &mut Report) -> Result<()>
         }
     };
     let root = tempfile::tempdir()?;
-    run(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(root.path()))?;
+    match install(&deb, root.path()) {
+        Ok(()) => report.expect(true, "package", "dpkg installs it below another root"),
+        Err(e) => {
+            report.check(
+                Verdict::Skipped,
+                "package",
+                &format!("unpacked only, as dpkg does not install it: {e:#}"),
+            );
+            run(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(root.path()))?;
+        }
+    }
     let version = run(Command::new(root.path().join("usr/bin/adjunct")).arg("--version"))?;
     let wanted = format!("adjunct {}", env!("CARGO_PKG_VERSION"));
     report.expect(version.trim() == wanted, "package", &format!("the program in it says {}", version.trim()));
@@ -148,6 +160,77 @@ pub fn check(workspace: &Path, target: &Path, report: &mut Report) -> Result<()>
             let good =
                 output.status.success() && String::from_utf8_lossy(&output.stdout).contains("--memory");
             report.expect(good, "package", "man shows the page of adjunct run");
+        }
+    }
+    match stage("an RPM package", || package(workspace, target, Kind::Rpm)) {
+        Err(e) => report.check(Verdict::Skipped, "rpm", &format!("{e:#}")),
+        Ok(rpm) => compare(&rpm, root.path(), report)?,
+    }
+    Ok(())
+}
+
+/// Has dpkg install a package below `root`, where nothing else is: what it depends on is this machine's.
+fn install(deb: &Path, root: &Path) -> Result<()> {
+    let database = root.join("var/lib/dpkg");
+    for directory in ["info", "updates", "triggers"] {
+        fs::create_dir_all(database.join(directory))?;
+    }
+    fs::write(database.join("status"), "")?;
+    let mut dpkg = Command::new("dpkg");
+    dpkg.arg("--root").arg(root).args([
+        "--force-depends",
+        "--force-script-chrootless",
+        "--log=/dev/null",
+        "--install",
+    ]);
+    run(dpkg.arg(deb))?;
+    let listed =
+        run(Command::new("dpkg-query").arg("--admindir").arg(&database).args(["--listfiles", "adjunct"]))?;
+    ensure!(listed.lines().any(|line| line == "/usr/bin/adjunct"), "it is not among what is installed");
+    Ok(())
+}
+
+/// Whether the RPM package has the same files as the Debian package, which is unpacked at `root`, and the same program.
+fn compare(rpm: &Path, root: &Path, report: &mut Report) -> Result<()> {
+    let metadata = rpm::PackageMetadata::open(rpm).context("read the RPM package")?;
+    let entries = metadata.get_file_entries().context("list the RPM package")?;
+    let theirs: BTreeSet<_> =
+        entries.iter().filter_map(|file| same_name(&file.path().to_string_lossy())).collect();
+    let mut ours = BTreeSet::new();
+    files(&root.join("usr"), "usr", &mut ours)?;
+    let ours: BTreeSet<_> = ours.iter().filter_map(|name| same_name(name)).collect();
+    let only = |a: &BTreeSet<String>, b: &BTreeSet<String>| a.difference(b).cloned().collect::<Vec<_>>();
+    let (missing, more) = (only(&ours, &theirs), only(&theirs, &ours));
+    let details = match missing.is_empty() && more.is_empty() {
+        true => format!("{} files, as in the Debian package", theirs.len()),
+        false => format!("without {missing:?}, and {more:?} only there"),
+    };
+    report.expect(missing.is_empty() && more.is_empty() && theirs.len() > INSTALLED.len(), "rpm", &details);
+    let program = entries.iter().find(|file| file.path() == Path::new("/usr/bin/adjunct"));
+    let digest = program.and_then(|file| file.digest()).map(|digest| digest.to_string());
+    let wanted = hex(&Sha256::digest(fs::read(root.join("usr/bin/adjunct"))?));
+    let same = digest.as_ref().is_some_and(|digest| digest.contains(&wanted));
+    report.expect(same, "rpm", &format!("the program in it is the same: {digest:?}"));
+    Ok(())
+}
+
+/// A file's name where both kinds of package have it under the same; none for what only one kind has.
+fn same_name(path: &str) -> Option<String> {
+    let name = path.trim_start_matches('/');
+    let name =
+        name.strip_suffix(".gz").unwrap_or(name).replace("zsh/vendor-completions", "zsh/site-functions");
+    // Debian's policy wants it; RPM has the licence in its header.
+    (name != "usr/share/doc/adjunct/copyright").then_some(name)
+}
+
+fn files(directory: &Path, name: &str, found: &mut BTreeSet<String>) -> Result<()> {
+    for entry in fs::read_dir(directory).with_context(|| format!("list {}", directory.display()))? {
+        let entry = entry?;
+        let name = format!("{name}/{}", entry.file_name().to_string_lossy());
+        if entry.file_type()?.is_dir() {
+            files(&entry.path(), &name, found)?;
+        } else {
+            found.insert(name);
         }
     }
     Ok(())
