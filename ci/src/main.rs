@@ -213,7 +213,7 @@ fn run(arguments: Arguments) -> Result<bool> {
         Command::Package { check: true, .. } => {
             stage("packages", tools::build_packages)?;
             let mut report = report::Report::default();
-            package::check(&workspace, &target, &mut report)?;
+            package::check(&workspace, &target, true, &mut report)?;
             package::check_for_s390x(&workspace, &target, &mut report)?;
             println!("{}", report.total());
             Ok(report.good())

@@ -55,7 +55,7 @@ pub fn run(workspace: &Path, target: &Path) -> Result<Report> {
     }
     if adjunct.is_ok() {
         stage("packages of adjunct", || -> Result<()> {
-            package::check(workspace, target, &mut report)?;
+            package::check(workspace, target, false, &mut report)?;
             package::check_for_s390x(workspace, target, &mut report)
         })?;
     }
