@@ -27,6 +27,8 @@ const CONSOLE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Whom a run deals with beside the guest.
 pub struct Surroundings {
+    /// What ends the run from outside; caught before anybody is told the process's number.
+    pub signals: Signals,
     /// Where the guest's console writes to.
     pub output: Arc<Output>,
     /// Whether standard input is the guest's.
@@ -41,21 +43,6 @@ pub struct Surroundings {
     pub logs: Vec<Arc<LogFile>>,
     /// How long a guest may take to power off when a signal asks it to, before the run ends anyway.
     pub shutdown_timeout: Duration,
-}
-
-impl Surroundings {
-    /// Nobody but `output`.
-    pub fn none(output: Arc<Output>) -> Self {
-        Self {
-            output,
-            stdin: false,
-            qmp: Server::default(),
-            viewers: None,
-            metrics: None,
-            logs: Vec::new(),
-            shutdown_timeout: Duration::ZERO,
-        }
-    }
 }
 
 /// Loads the guest and runs it to its end. `cpus` are all CPUs of the board's machine. The terminal is restored and the
@@ -77,8 +64,8 @@ fn run_to_end(
     cpus: Vec<Box<dyn Vcpu>>,
     around: Surroundings,
 ) -> Result<End, HostFailure> {
-    let Surroundings { output, stdin, qmp, viewers, metrics, logs, shutdown_timeout: grace } = around;
-    let signals = Signals::catch()?;
+    let Surroundings { signals, output, stdin, qmp, viewers, metrics, logs, shutdown_timeout: grace } =
+        around;
     let terminal = if stdin { RawTerminal::enter()? } else { None };
     let input = match (&terminal, stdin) {
         (_, false) => Input::None,
@@ -171,7 +158,17 @@ mod tests {
         let mut cpu = ScriptedCpu::new(&storage, exits);
         cpu.panics = panics;
         let output = Output::new(Box::new(io::sink())).unwrap();
-        let end = run(&Arc::new(board), vec![Box::new(cpu)], Surroundings::none(output)).unwrap();
+        let around = Surroundings {
+            signals: Signals::catch().unwrap(),
+            output,
+            stdin: false,
+            qmp: Server::default(),
+            viewers: None,
+            metrics: None,
+            logs: Vec::new(),
+            shutdown_timeout: Duration::ZERO,
+        };
+        let end = run(&Arc::new(board), vec![Box::new(cpu)], around).unwrap();
         let status = end.exit_status();
         (end, status)
     }

@@ -481,10 +481,20 @@ mod tests {
         }
     }
 
-    /// Runs this test program again, with only `child` and an order for it.
+    /// Runs this test program again, with only `child` and an order for it; behind `ADJUNCT_RUNNER`, what runs programs
+    /// of another architecture than the kernel's.
     fn child(order: &str) -> ExitStatus {
         let directory = tempfile::tempdir().unwrap();
-        Command::new(std::env::current_exe().unwrap())
+        let program = std::env::current_exe().unwrap();
+        let mut command = match std::env::var("ADJUNCT_RUNNER") {
+            Ok(runner) => {
+                let mut command = Command::new(runner);
+                command.arg(program);
+                command
+            }
+            Err(_) => Command::new(program),
+        };
+        command
             .args(["--exact", "sandbox::tests::child_of_the_others", "--nocapture"])
             .env(ORDER, order)
             .env(DIRECTORY, directory.path())

@@ -12,6 +12,7 @@ use ap::passthrough::kernel::VfioFiles;
 use ap::passthrough::{self, Places};
 use machine::{Clock, HostClock, Storage, Vcpu, Vm};
 use vmm::devices::{Connections, CryptoSource, Devices, VfioAccess};
+use vmm::host::Signals;
 use vmm::qmp::{About, Server};
 use vmm::{
     Accel, BadArgument, Board, Boot, Config, ConsoleTarget, Control, End, Exporter, Identity, Listener,
@@ -83,6 +84,8 @@ fn run(config: &Config) -> anyhow::Result<End> {
     let kernel = open_kernel(config)?;
     let crypto = CryptoSource::of(config, kernel.is_some(), Places::default())?;
     let boot = Boot::open(&config.kernel, config.initrd.as_deref(), &config.append)?;
+    // Whoever reads the process's number may send it a signal.
+    let signals = Signals::catch().context("catch signals")?;
     let _pidfile = config.pidfile.as_deref().map(PidFile::create).transpose().context("--pidfile")?;
     let storage = Arc::new(Storage::new(config.memory)?);
     let runs_on_kvm = kernel.is_some();
@@ -124,6 +127,7 @@ fn run(config: &Config) -> anyhow::Result<End> {
     })
     .context("make the watchdog's timer")?;
     let around = Surroundings {
+        signals,
         output,
         stdin: config.console == ConsoleTarget::Stdio,
         qmp,
