@@ -25,14 +25,15 @@ mod rsa;
 mod suite;
 mod tools;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
 
-use report::stage;
+use guest::Guest;
+use report::{Report, stage};
 
 /// Developer and CI commands.
 #[derive(Parser)]
@@ -142,8 +143,8 @@ fn run(arguments: Arguments) -> Result<bool> {
             let guest = stage("guest", || guest::assemble(&target, false))?;
             let adjunct = stage("adjunct, optimized", || demo::build(&workspace))?;
             let report = demo::demo(&workspace, &adjunct, &guest, batch, Duration::from_secs(timeout))?;
-            println!("\n{}", report.total());
-            Ok(report.good())
+            println!();
+            Ok(verdict(&report))
         }
         Command::Build { target: machine } => {
             let adjunct = match machine {
@@ -161,28 +162,19 @@ fn run(arguments: Arguments) -> Result<bool> {
         }
         Command::Test => {
             let report = suite::run(&workspace, &target)?;
-            println!("{}", report.total());
-            Ok(report.good())
+            Ok(verdict(&report))
         }
-        Command::Plug { adjunct } => {
-            tools::build_packages()?;
-            let guest = guest::assemble(&target, false)?;
-            let adjunct = adjunct.map_or_else(|| demo::build(&workspace), Ok)?;
-            let mut report = report::Report::default();
-            plug::plug(&adjunct, &guest, &target, &mut report)?;
-            println!("{}", report.total());
-            Ok(report.good())
-        }
+        Command::Plug { adjunct } => on_a_guest(&workspace, &target, adjunct, |adjunct, guest, report| {
+            plug::plug(adjunct, guest, &target, report)
+        }),
         Command::GuestTests { no_nested } => {
             let report = guest_tests::run(&workspace, &target, !no_nested)?;
-            println!("{}", report.total());
-            Ok(report.good())
+            Ok(verdict(&report))
         }
         Command::Fuzz { seconds, target: only } => {
             tools::build_packages()?;
             let report = fuzz::run(&workspace, &target, only.as_deref(), seconds)?;
-            println!("{}", report.total());
-            Ok(report.good())
+            Ok(verdict(&report))
         }
         Command::Bench { json, rounds } => {
             tools::build_packages()?;
@@ -191,15 +183,9 @@ fn run(arguments: Arguments) -> Result<bool> {
             bench::run(&workspace, &target, &adjunct, &guest, rounds, json)?;
             Ok(true)
         }
-        Command::Clients { adjunct } => {
-            tools::build_packages()?;
-            let guest = guest::assemble(&target, false)?;
-            let adjunct = adjunct.map_or_else(|| demo::build(&workspace), Ok)?;
-            let mut report = report::Report::default();
-            clients::run(&target, &adjunct, &guest, &mut report)?;
-            println!("{}", report.total());
-            Ok(report.good())
-        }
+        Command::Clients { adjunct } => on_a_guest(&workspace, &target, adjunct, |adjunct, guest, report| {
+            clients::run(&target, adjunct, guest, report)
+        }),
         Command::Guest { refresh } => {
             let guest = guest::assemble(&target, refresh)?;
             println!("kernel {}\ninitrd {}", guest.kernel.display(), guest.initrd.display());
@@ -212,11 +198,10 @@ fn run(arguments: Arguments) -> Result<bool> {
         }
         Command::Package { check: true, .. } => {
             stage("packages", tools::build_packages)?;
-            let mut report = report::Report::default();
+            let mut report = Report::default();
             package::check(&workspace, &target, true, &mut report)?;
             package::check_for_s390x(&workspace, &target, &mut report)?;
-            println!("{}", report.total());
-            Ok(report.good())
+            Ok(verdict(&report))
         }
         Command::Package { kinds, target: Some(cross::Machine::S390x), .. } => {
             ensure!(
@@ -248,6 +233,27 @@ fn run(arguments: Arguments) -> Result<bool> {
             Ok(true)
         }
     }
+}
+
+/// Prints the total; whether all is good.
+fn verdict(report: &Report) -> bool {
+    println!("{}", report.total());
+    report.good()
+}
+
+/// Runs `tests` with a guest and `adjunct`, which is built unless it is given.
+fn on_a_guest(
+    workspace: &Path,
+    target: &Path,
+    adjunct: Option<PathBuf>,
+    tests: impl FnOnce(&Path, &Guest, &mut Report) -> Result<()>,
+) -> Result<bool> {
+    tools::build_packages()?;
+    let guest = guest::assemble(target, false)?;
+    let adjunct = adjunct.map_or_else(|| demo::build(workspace), Ok)?;
+    let mut report = Report::default();
+    tests(&adjunct, &guest, &mut report)?;
+    Ok(verdict(&report))
 }
 
 /// The root of the workspace.

@@ -207,44 +207,40 @@ mod tests {
         [(0x0404, 0), (0x0422, 0), (0x0435, 0), (0x0504, 0), (0x0522, 0), (0x0535, 0)];
     const DOMAINS: &[u8] = &[0x04, 0x22, 0x35];
 
+    const ASSIGNED_04_05: Pair = (&[4, 5], DOMAINS);
+
+    /// A guest with [`ASSIGNED_04_05`] on a host that has all of it.
+    fn case<'a>(
+        bound: &'a [(u16, u8)],
+        previous: Pair<'a>,
+        guest: Pair<'a>,
+        removed: &'a [u8],
+        resets: &'a [u16],
+    ) -> Case<'a> {
+        Case { assigned: ASSIGNED_04_05, host: ALL, bound, previous, guest, removed, resets }
+    }
+
     #[test]
     fn doc_v12_10_adapter_05_is_filtered_because_05_0035_is_not_bound() {
-        let assigned: Pair = (&[4, 5], DOMAINS);
         let five = &BOUND_04_05[..5];
-        let case = |bound, previous, guest, removed, resets| Case {
-            assigned,
-            host: ALL,
-            bound,
-            previous,
-            guest,
-            removed,
-            resets,
-        };
         check("the table", case(five, NONE, (&[4], DOMAINS), &[], &[]));
-        check("the table, guest had 05", case(five, assigned, (&[4], DOMAINS), &[5], &[0x0504, 0x0522]));
-        check("all bound", case(&BOUND_04_05, NONE, assigned, &[], &[]));
-        check("nothing changes", case(&BOUND_04_05, assigned, assigned, &[], &[]));
-        check("nothing bound", case(&[], assigned, (&[], DOMAINS), &[4, 5], &[]));
-        check("05.0035 is bound again", case(&BOUND_04_05, (&[4], DOMAINS), assigned, &[], &[]));
+        check(
+            "the table, guest had 05",
+            case(five, ASSIGNED_04_05, (&[4], DOMAINS), &[5], &[0x0504, 0x0522]),
+        );
+        check("all bound", case(&BOUND_04_05, NONE, ASSIGNED_04_05, &[], &[]));
+        check("nothing changes", case(&BOUND_04_05, ASSIGNED_04_05, ASSIGNED_04_05, &[], &[]));
+        check("nothing bound", case(&[], ASSIGNED_04_05, (&[], DOMAINS), &[4, 5], &[]));
+        check("05.0035 is bound again", case(&BOUND_04_05, (&[4], DOMAINS), ASSIGNED_04_05, &[], &[]));
     }
 
     /// The document asks of a queue to be plugged that the domain's queue on *every* adapter of the guest be bound, too.
     /// The merged driver takes the other adapter out instead.
     #[test]
     fn doc_v7_15_probed_queue_is_plugged_when_its_adapter_is_complete() {
-        let assigned: Pair = (&[4, 5], DOMAINS);
-        let probe = |bound, previous, guest, removed, resets| Case {
-            assigned,
-            host: ALL,
-            bound,
-            previous,
-            guest,
-            removed,
-            resets,
-        };
-        check("first queues of 04", probe(&BOUND_04_05[..2], NONE, (&[], DOMAINS), &[], &[]));
-        check("last queue of 04", probe(&BOUND_04_05[..3], (&[], DOMAINS), (&[4], DOMAINS), &[], &[]));
-        check("05 is not complete", probe(&BOUND_04_05[..5], (&[4], DOMAINS), (&[4], DOMAINS), &[], &[]));
+        check("first queues of 04", case(&BOUND_04_05[..2], NONE, (&[], DOMAINS), &[], &[]));
+        check("last queue of 04", case(&BOUND_04_05[..3], (&[], DOMAINS), (&[4], DOMAINS), &[], &[]));
+        check("05 is not complete", case(&BOUND_04_05[..5], (&[4], DOMAINS), (&[4], DOMAINS), &[], &[]));
     }
 
     /// A queue that goes takes its adapter, never its domain.

@@ -309,8 +309,9 @@ const MMAP: Rule = allow(libc::SYS_mmap);
 #[cfg(not(target_arch = "s390x"))]
 const MMAP: Rule = Rule { call: libc::SYS_mmap, when: When::Without(2, 4), verdict: Verdict::Allow };
 
-/// Opening files fails quietly in threads that have nothing to open: backtraces and OpenSSL's configuration are tried.
-const NO_FILES: &[c_long] = &[
+/// Opening files and asking about them. Where there is nothing to open this fails quietly: backtraces and OpenSSL's
+/// configuration are tried.
+const OPENING: &[c_long] = &[
     libc::SYS_openat,
     libc::SYS_newfstatat,
     libc::SYS_statx,
@@ -328,21 +329,9 @@ const NO_FILES: &[c_long] = &[
 const ARCHITECTURE: &[c_long] = &[libc::SYS_sigreturn];
 #[cfg(not(target_arch = "s390x"))]
 const ARCHITECTURE: &[c_long] = &[];
-/// Files: opened again after they were moved away, removed at the end, written beside and renamed.
-const FILES: &[c_long] = &[
-    libc::SYS_openat,
+/// What else is done with files: removed at the end, written beside and renamed.
+const CHANGING: &[c_long] = &[
     libc::SYS_open,
-    libc::SYS_newfstatat,
-    libc::SYS_statx,
-    libc::SYS_fstat,
-    libc::SYS_readlink,
-    libc::SYS_readlinkat,
-    libc::SYS_access,
-    libc::SYS_faccessat,
-    libc::SYS_faccessat2,
-    libc::SYS_getcwd,
-    libc::SYS_lseek,
-    libc::SYS_fcntl,
     libc::SYS_getdents64,
     libc::SYS_unlink,
     libc::SYS_unlinkat,
@@ -384,18 +373,19 @@ fn rules(kind: Kind) -> Vec<Rule> {
     let denied = Verdict::Fail(libc::EACCES);
     match kind {
         Kind::Cpu => {
-            add(NO_FILES, denied);
+            add(OPENING, denied);
             // Timers of guest time and of the watchdog, kernel and RAM disk again, word to an AP host in another process.
             add(&[libc::SYS_timerfd_settime, libc::SYS_timerfd_gettime, libc::SYS_pread64], Verdict::Allow);
             add(&[libc::SYS_sendto, libc::SYS_sendmsg], Verdict::Allow);
         }
         Kind::Card => {
-            add(NO_FILES, denied);
+            add(OPENING, denied);
             add(&[libc::SYS_timerfd_settime, libc::SYS_sendto, libc::SYS_sendmsg], Verdict::Allow);
         }
-        Kind::Console => add(NO_FILES, denied),
+        Kind::Console => add(OPENING, denied),
         Kind::EventLoop => {
-            add(FILES, Verdict::Allow);
+            add(OPENING, Verdict::Allow);
+            add(CHANGING, Verdict::Allow);
             add(SOCKETS, Verdict::Allow);
             add(
                 &[
@@ -414,17 +404,18 @@ fn rules(kind: Kind) -> Vec<Rule> {
             );
         }
         Kind::Metrics => {
-            add(FILES, Verdict::Allow);
+            add(OPENING, Verdict::Allow);
+            add(CHANGING, Verdict::Allow);
             add(SOCKETS, Verdict::Allow);
         }
         Kind::ApHost => {
-            add(NO_FILES, denied);
+            add(OPENING, denied);
             add(SOCKETS, Verdict::Allow);
             add(&[libc::SYS_poll, libc::SYS_ppoll, libc::SYS_timerfd_settime], Verdict::Allow);
         }
         Kind::Daemon => {
             // Connections are duplicated for the threads that read and write.
-            let files: Vec<_> = NO_FILES.iter().copied().filter(|call| *call != libc::SYS_fcntl).collect();
+            let files: Vec<_> = OPENING.iter().copied().filter(|call| *call != libc::SYS_fcntl).collect();
             add(&files, denied);
             add(&[libc::SYS_fcntl], Verdict::Allow);
             add(SOCKETS, Verdict::Allow);

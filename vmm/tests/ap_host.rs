@@ -1,5 +1,6 @@
 //! One AP host for guests in several processes: `adjunct ap-host serve` as a user runs it, on guests of a few instructions.
 
+mod privileges;
 mod program;
 
 use std::fs;
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 use ap::host::remote::Client;
 use ap::host::{Attribute, Driver, LparChange, MaskAttribute, Number, Operation, QueueStatus, Snapshot};
 use crycb::Apqn;
+use privileges::{assert_given_up, filters, filters_before, threads};
 use tempfile::{NamedTempFile, TempDir};
 use uuid::Uuid;
 
@@ -304,33 +306,16 @@ fn a_daemon_ends_before_its_guests() {
 /// Every thread of the daemon has the process's filter and that of its kind, and no capability; with `off` none of that.
 #[test]
 fn the_daemon_gives_up_privileges() {
-    let own = fs::read_to_string("/proc/self/status").unwrap();
-    if program::words().len() > 1 || !own.contains("Seccomp_filters:") {
-        println!("skipped: system calls are not filtered here, or the kernel does not tell");
-        return;
-    }
-    let field = |status: &str, name: &str| -> String {
-        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect(name);
-        line.trim_start_matches(':').trim().to_owned()
-    };
-    let filters = |status: &str| field(status, "Seccomp_filters").parse::<u32>().unwrap();
-    let before = filters(&own);
-    let threads = |process: &Process| -> Vec<String> {
-        let pid = process.0.as_ref().expect("it runs").id();
-        let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-        tasks.filter_map(|task| fs::read_to_string(task.unwrap().path().join("status")).ok()).collect()
-    };
+    let Some(before) = filters_before() else { return };
+    let threads = |process: &Process| threads(process.0.as_ref().expect("it runs").id());
     let mut daemon = Daemon::start();
     let _guest = daemon.guest(ONE, &LOOP);
     daemon.until_attached(ONE, true);
     let all = threads(&daemon.process);
     assert!(all.len() > 4, "main, accept and those of a client: {}", all.len());
-    for status in &all {
-        assert_eq!(filters(status), before + 2);
-        assert_eq!(field(status, "NoNewPrivs"), "1");
-        for set in ["CapPrm", "CapEff", "CapInh", "CapAmb"] {
-            assert_eq!(field(status, set), "0000000000000000", "{set}");
-        }
+    for (name, status) in &all {
+        assert_eq!(filters(status), before + 2, "{name}");
+        assert_given_up(name, status);
     }
     daemon.process.signal("TERM");
     let socket = daemon.socket.clone();
@@ -346,7 +331,7 @@ fn the_daemon_gives_up_privileges() {
     while Client::connect(&socket).is_err() {
         assert!(Instant::now() < deadline, "the daemon starts");
     }
-    assert!(threads(&off).iter().all(|status| filters(status) == before));
+    assert!(threads(&off).iter().all(|(_, status)| filters(status) == before));
     off.signal("TERM");
     assert_eq!(off.end().0, Some(0));
 }

@@ -10,6 +10,12 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+mod privileges;
+mod program;
+
+use privileges::{assert_given_up, filters, filters_before, threads};
+use program::command;
+
 /// Longest that anything may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -63,7 +69,7 @@ impl Guest {
     fn start(flags: &[&str], environment: &[(&str, &Path)]) -> Self {
         let directory = TempDir::new().unwrap();
         fs::write(directory.path().join("kernel"), image()).unwrap();
-        let mut command = adjunct();
+        let mut command = command();
         command
             .current_dir(directory.path())
             .args(["run", "--kernel", "kernel", "--memory", "1M"])
@@ -111,25 +117,12 @@ impl Guest {
     }
 }
 
-/// The program, behind what runs programs of another architecture than the kernel's: `ADJUNCT_RUNNER`.
-fn adjunct() -> Command {
-    let binary = env!("CARGO_BIN_EXE_adjunct");
-    match std::env::var("ADJUNCT_RUNNER") {
-        Ok(runner) => {
-            let mut command = Command::new(runner);
-            command.arg(binary);
-            command
-        }
-        Err(_) => Command::new(binary),
-    }
-}
-
 #[test]
 fn process_number() {
     let mut guest = Guest::start(&["--console", "none", "--pidfile", "pid"], &[]);
     let want = format!("{}\n", guest.child.id());
     guest.until("the number stands", |g| fs::read_to_string(g.path("pid")).is_ok_and(|text| text == want));
-    let second = adjunct()
+    let second = command()
         .current_dir(guest.directory.path())
         .args(["run", "--kernel", "kernel", "--memory", "1M", "--pidfile", "pid"])
         .output()
@@ -143,7 +136,7 @@ fn process_number() {
     guest.kill("-KILL");
     guest.child.wait().unwrap();
     assert!(guest.path("pid").exists());
-    let next = adjunct()
+    let next = command()
         .current_dir(guest.directory.path())
         .args(["run", "--kernel", "kernel", "--memory", "1M", "--pidfile", "pid", "--console", "none"])
         .stderr(Stdio::piped())
@@ -230,7 +223,7 @@ fn a_console_for_several() {
     one.shutdown(Shutdown::Both).unwrap();
 
     let client =
-        adjunct().arg("console").arg(guest.path("c")).stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
+        command().arg("console").arg(guest.path("c")).stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
     let mut client = client.unwrap();
     let mut text = [0; 22];
     client.stdout.as_mut().unwrap().read_exact(&mut text).unwrap();
@@ -239,7 +232,7 @@ fn a_console_for_several() {
     guest.child.wait().unwrap();
     assert_eq!(client.wait().unwrap().code(), Some(0), "the guest has gone");
     drop(two);
-    let nobody = adjunct().arg("console").arg(guest.path("c")).output().unwrap();
+    let nobody = command().arg("console").arg(guest.path("c")).output().unwrap();
     assert_eq!(nobody.status.code(), Some(3));
 }
 
@@ -300,31 +293,9 @@ fn a_guest_that_does_not_power_off() {
     assert_eq!(guest.end().0, Some(4));
 }
 
-/// The states of a process's threads, as `/proc` has them, by name.
-fn threads(number: u32) -> Vec<(String, String)> {
-    let tasks = fs::read_dir(format!("/proc/{number}/task")).unwrap();
-    let read = |path: PathBuf| fs::read_to_string(path).ok();
-    tasks
-        .filter_map(|task| {
-            let task = task.unwrap().path();
-            Some((read(task.join("comm"))?.trim().to_owned(), read(task.join("status"))?))
-        })
-        .collect()
-}
-
 #[test]
 fn privileges_are_given_up() {
-    let own = fs::read_to_string("/proc/self/status").unwrap();
-    if std::env::var_os("ADJUNCT_RUNNER").is_some() || !own.contains("Seccomp_filters:") {
-        println!("skipped: system calls are not filtered here, or the kernel does not tell");
-        return;
-    }
-    let field = |status: &str, name: &str| -> String {
-        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect(name);
-        line.trim_start_matches(':').trim().to_owned()
-    };
-    let filters = |status: &str| field(status, "Seccomp_filters").parse::<u32>().unwrap();
-    let before = filters(&own);
+    let Some(before) = filters_before() else { return };
     let flags = ["--console", "file=console", "--metrics", "file=m", "--ap-mdev", MDEV, "--cpus", "2"];
     let mut guest = Guest::start(&flags, &[]);
     guest.until_text("console", "hello");
@@ -339,10 +310,7 @@ fn privileges_are_given_up() {
         assert!(names.contains(&name), "{name} in {names:?}");
     }
     for (name, status) in &found {
-        assert_eq!(field(status, "NoNewPrivs"), "1", "{name}");
-        for set in ["CapPrm", "CapEff", "CapInh", "CapAmb"] {
-            assert_eq!(field(status, set), "0000000000000000", "{name} {set}");
-        }
+        assert_given_up(name, status);
     }
     guest.kill("-INT");
     assert_eq!(guest.end(), (Some(4), "adjunct: ended by SIGINT\n".into()));

@@ -54,6 +54,11 @@ impl Open {
         Ok((open, signals))
     }
 
+    /// Nothing is open yet but `ground`, which goes with it.
+    fn on(ground: Ground, target: &Target, files: &Arc<dyn VfioFiles>) -> Self {
+        Self { mdev: target.mdev, files: files.clone(), ground, device: None, signalled: Vec::new() }
+    }
+
     /// Container, group, VM, device: vfio_ap refuses to open a device before its group knows the VM.
     fn group(
         vfio: &dyn Vfio,
@@ -72,8 +77,7 @@ impl Open {
             return Err(Error::NotViable { group: number });
         }
         let ground = Ground::Group { container, group: opened, joined: false, added: false, mapped: false };
-        let mut open =
-            Self { mdev: target.mdev, files: files.clone(), ground, device: None, signalled: Vec::new() };
+        let mut open = Self::on(ground, target, files);
         let Ground::Group { container, group, joined, added, mapped } = &mut open.ground else {
             unreachable!()
         };
@@ -102,8 +106,7 @@ impl Open {
     ) -> Result<Self, Error> {
         let space = vfio.address_space().attempt("open /dev/iommu", "modprobe iommufd")?;
         let ground = Ground::Space { space, mapped: false, added: false, attached: false };
-        let mut open =
-            Self { mdev: target.mdev, files: files.clone(), ground, device: None, signalled: Vec::new() };
+        let mut open = Self::on(ground, target, files);
         let Ground::Space { space, mapped, added, attached } = &mut open.ground else { unreachable!() };
         space.map(storage).attempt(mapping(storage), "ulimit -l unlimited")?;
         *mapped = true;
