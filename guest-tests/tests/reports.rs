@@ -25,9 +25,9 @@ enter:  lgrl %r1,gate                   # after this report the guest does not l
         lgrl %r2,count
         cgr %r1,%r2
         je enter
-        lgrl %r1,stop
-        ltgr %r1,%r1
-        jnz end
+        lgrl %r1,stop                   # reports, after which it ends
+        cgr %r1,%r2
+        je end
         larl %r1,wait
         lpswe 0(%r1)
 end:    larl %r1,done
@@ -85,7 +85,7 @@ wait:   .quad 0x0006000180000000, 0     # enabled for machine checks
 done:   .quad 0x0002000180000000, 0xfff
 request: .quad 0x0010000e00000000
 gate:   .quad -1
-stop:   .quad 0
+stop:   .quad -1
 count:  .quad 0
 scratch: .quad 0
 block:  .skip 128
@@ -147,10 +147,10 @@ impl Bench {
         self.guest.ap_host().execute(operation).unwrap_or_else(|e| panic!("{operation:?}: {e}"));
     }
 
-    /// Ends the guest, which has taken so many reports. One more lets it out of its wait.
+    /// Ends the guest, which has taken so many reports, with one more. It may still be on its way into its wait.
     #[track_caller]
     fn end(self, reports: u64) {
-        self.set("stop", 1);
+        self.set("stop", reports + 1);
         self.execute(&unassign("5"));
         let count = self.program.label("count");
         assert_eq!(self.guest.end().done().doubleword(count), reports + 1);
