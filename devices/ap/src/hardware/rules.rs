@@ -644,6 +644,8 @@ fn races_with_removal() {
             }
             std::thread::yield_now();
         }
+        // The producers may not have begun yet.
+        eventually("a request", || bench.machine.totals().requests > 0);
         done.store(true, Ordering::SeqCst);
         let accepted: u64 = producers.into_iter().map(|thread| thread.join().unwrap()).sum();
         (accepted, consumer.join().unwrap())

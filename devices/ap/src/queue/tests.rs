@@ -308,11 +308,15 @@ fn one_fate_each() {
             })
             .collect();
         let resetter = scope.spawn(|| {
-            while !done.load(Ordering::SeqCst) {
+            // Once at least, however late this thread begins.
+            loop {
                 std::thread::sleep(Duration::from_millis(3));
                 bench.machine.reset(q());
                 bench.clock.advance(RESET_TIME);
                 resets.fetch_add(1, Ordering::SeqCst);
+                if done.load(Ordering::SeqCst) {
+                    break;
+                }
             }
         });
         let accepted: u64 = producers.into_iter().map(|thread| thread.join().unwrap()).sum();

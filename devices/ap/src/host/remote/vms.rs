@@ -249,6 +249,16 @@ impl Machine for RemoteMachine {
         0
     }
 
+    /// In tests time stands nearly still until the end of a reset that a VM is at: whether it comes too late with that is not
+    /// to depend on the machine that they run on.
+    #[cfg(test)]
+    fn pause(&self, time: std::time::Duration) {
+        let state = self.lock();
+        let before = state.resets.len();
+        let limit = if before > 0 { 60 * time } else { time };
+        drop(state.wait_timeout_while(&self.changed, limit, |state| state.resets.len() == before));
+    }
+
     fn release_interruption(&self, apqn: Apqn) {
         for vm in self.lock().vms.values().filter(|vm| vm.used.contains(apqn)) {
             vm.to.push(&FromDaemon::Order(Order::ReleaseInterruption { queue: apqn }));
