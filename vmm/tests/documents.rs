@@ -1,8 +1,12 @@
-//! What surrounds the program: `check-config`, the configuration's schema, completions in real shells, manual pages.
+//! What surrounds the program: `check-config`, the configuration's schema, completions in real shells, manual pages, and what
+//! the documents say of the management socket.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -99,6 +103,99 @@ fn one_schema() {
         fs::write(&file, json!({name: {"x": [null]}}).to_string()).unwrap();
         let (code, _, complained) = adjunct(&["check-config", file.to_str().unwrap()]);
         assert!(code == Some(2) && complained.contains("unknown field") != known, "{name}: {complained}");
+    }
+}
+
+/// What ends with the test, however that ends.
+struct Guest(Child);
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The rows of a document's tables whose first cell is a name in quotes: the names in their second cell, and whether each may
+/// be left out.
+fn rows(document: &str) -> BTreeMap<&str, BTreeMap<&str, bool>> {
+    let rows = document.lines().filter_map(|line| {
+        let mut cells = line.strip_prefix("| `")?.split(" | ");
+        let name = cells.next()?.strip_suffix('`')?;
+        let members = cells.next()?.split(", ").filter_map(|member| {
+            let (member, optional) = member.strip_suffix('?').map_or((member, false), |m| (m, true));
+            Some((member.strip_prefix('`')?.strip_suffix('`')?, optional))
+        });
+        Some((name, members.collect()))
+    });
+    rows.collect()
+}
+
+/// Commands and events that QEMU does not have stand in docs/operate.md with what they take and tell, and no others do.
+#[test]
+fn commands_and_events_are_documented() {
+    let document = include_str!("../../docs/operate.md");
+    let mut documented = rows(document);
+    documented.retain(|name, _| name.starts_with("x-") || name.starts_with("X_"));
+
+    let directory = TempDir::new().unwrap();
+    let socket = directory.path().join("qmp").display().to_string();
+    let kernel = kernel(directory.path());
+    let mut run = program::command();
+    run.args(["run", "--kernel", &kernel, "--memory", "1M", "--console", "none", "--qmp"]);
+    let _guest = Guest(run.arg(format!("unix:{socket}")).stdin(Stdio::null()).spawn().unwrap());
+    let end = Instant::now() + Duration::from_secs(120);
+    let schema = loop {
+        let (code, schema, errors) = adjunct(&["ctl", &socket, "query-qmp-schema", "--json"]);
+        match code {
+            Some(0) => break schema,
+            // No connection, yet.
+            Some(3) if Instant::now() < end => sleep(Duration::from_millis(50)),
+            _ => panic!("{code:?}: {errors}"),
+        }
+    };
+    let schema: Value = serde_json::from_str(&schema).unwrap();
+    let entries = schema.as_array().unwrap();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let mut checked = 0;
+    for entry in entries {
+        let name = text(&entry["name"]);
+        let ours = name.starts_with("x-") && entry["meta-type"] == "command"
+            || name.starts_with("X_") && entry["meta-type"] == "event";
+        if !ours {
+            continue;
+        }
+        let data = entries.iter().find(|of| of["name"] == entry["arg-type"]).unwrap();
+        let members = data["members"].as_array().unwrap().iter();
+        let members: BTreeMap<_, _> =
+            members.map(|member| (text(&member["name"]), member.get("default").is_some())).collect();
+        let row =
+            documented.remove(name.as_str()).unwrap_or_else(|| panic!("{name} is not in docs/operate.md"));
+        let row: BTreeMap<_, _> = row.into_iter().map(|(name, may)| (name.to_owned(), may)).collect();
+        assert_eq!(row, members, "{name}: what docs/operate.md says, and what the schema says");
+        checked += 1;
+    }
+    assert!(checked > 20, "{checked} commands and events");
+    assert!(documented.is_empty(), "docs/operate.md has what does not exist: {documented:?}");
+
+    // The way of a newcomer is in it, in all three manners, with what the guest shows.
+    for shown in [
+        "cargo xtask demo",
+        "(QEMU) x-ap-assign-adapter",
+        "(QEMU) device_add",
+        "$ adjunct ctl qmp x-ap-assign-adapter",
+        "$ adjunct ctl qmp2 device_add",
+        "$ adjunct top qmp",
+        "~ # lszcrypt",
+        "0a.0004  CEX8P",
+    ] {
+        assert!(document.contains(shown), "docs/operate.md shows no {shown}");
+    }
+    for path in document.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+        let file = path.split('#').next().unwrap();
+        let there = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(file);
+        assert!(file.is_empty() || there.is_file(), "docs/operate.md leads to {path}");
     }
 }
 
