@@ -338,6 +338,64 @@ fn hot_plug() {
     assert_eq!((reply, events.as_slice()), (json!({"return": {}}), &["DEVICE_DELETED".to_owned()][..]));
 }
 
+/// A host as large as a mainframe's: a guest that has 16 adapters by 85 domains, and 69 devices beside its own with every control
+/// domain.
+#[test]
+fn a_large_host() {
+    let uuid = |n: u32| format!("{n:08x}-0000-0000-0000-000000000001");
+    let adapters: Vec<_> = (0..16).map(|n| json!({"adapter": n, "type": "CEX8A"})).collect();
+    let domains: Vec<_> = (0..85).collect();
+    let writes =
+        |name: &str, count: u32| (0..count).map(|n| json!({name: n.to_string()})).collect::<Vec<_>>();
+    let control = writes("assign_control_domain", 256);
+    let all = [writes("assign_adapter", 16), writes("assign_domain", 85), control.clone()].concat();
+    let mdevs: serde_json::Map<String, Value> = (0..70)
+        .map(|n| {
+            let attrs = if n == 69 { &all } else { &control };
+            (uuid(n), json!({"mdev_type": "vfio_ap-passthrough", "start": "auto", "attrs": attrs}))
+        })
+        .collect();
+    let description = json!({"adapters": adapters, "usage_domains": domains,
+        "control_domains": (0..256).collect::<Vec<_>>(), "apmask": "0x0", "aqmask": "0x0", "mdevs": mdevs});
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(description.to_string().as_bytes()).unwrap();
+    let mine = uuid(69);
+    let guest = Guest::start(&["--ap-host", file.path().to_str().unwrap(), "--ap-mdev", &mine]);
+
+    let mut client = guest.client();
+    let (mut queues, mut mdevs, mut from) = (Vec::new(), Vec::new(), json!(0));
+    while !from.is_null() {
+        let query = json!({"execute": "x-query-ap", "arguments": {"all": true, "from": from}});
+        let answer = client.returns(&query.to_string());
+        assert_eq!(answer["device"]["mdev"], mine.as_str());
+        queues.extend(answer["queues"].as_array().unwrap().clone());
+        mdevs.extend(answer["mdevs"].as_array().unwrap().clone());
+        from = answer["next"].clone();
+    }
+    let in_guest = |queue: &&Value| queue["in-guest"] == true && queue["why"].as_str().is_some();
+    assert_eq!((queues.len(), queues.iter().filter(in_guest).count(), mdevs.len()), (16 * 85, 16 * 85, 70));
+    assert!(mdevs.iter().all(|mdev| mdev["matrix"]["control-domains"].as_array().unwrap().len() == 256));
+
+    let socket = guest.socket();
+    let run = |words: &[&str]| {
+        let output = program::command().args(words).stdin(Stdio::null()).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let frame = run(&["top", socket.to_str().unwrap(), "--once"]);
+    assert!(frame.lines().next().unwrap().ends_with("1360 queues  70 devices  1 in use"), "{frame}");
+    let list: Value = serde_json::from_str(&run(&[
+        "ap",
+        "--guest",
+        &format!("unix:{}", socket.display()),
+        "list",
+        "--json",
+    ]))
+    .unwrap();
+    assert_eq!(list["queues"].as_array().unwrap().len(), 16 * 85);
+    assert_eq!(list["mdevs"].as_array().unwrap().len(), 70);
+}
+
 /// Sends requests of 8 bytes to 05.0004 and takes the replies, for ever.
 fn requests() -> Vec<u8> {
     // LLILF.

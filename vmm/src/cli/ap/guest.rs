@@ -1,16 +1,18 @@
 //! The AP host of a running guest, through the management socket that the guest has anyway.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ap::host::{Event, EventKind, HostError, Operation, Snapshot};
+use ap::host::{AdapterState, Event, EventKind, HostError, Operation, Plan, Snapshot};
 use serde_json::{Map, Value, json};
 
 use super::backend::{Backend, remote};
 use crate::cli::client::{Client, Message};
 
 /// How long a guest's socket may take to answer the first words.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A guest's management socket.
 pub struct GuestHost {
@@ -25,11 +27,20 @@ impl GuestHost {
             let wanted = "not unix:PATH, the socket of a guest's --qmp";
             remote("EINVAL", format!("--guest {address}: {wanted}"))
         })?;
-        let path = PathBuf::from(path);
-        let client = Client::connect(&path, PATIENCE).map_err(|e| {
-            remote("ECONNREFUSED", format!("--guest {}: {e}; a guest's --qmp is wanted", path.display()))
-        })?;
-        Ok(Self { path, client })
+        Self::at(Path::new(path))
+            .map_err(|e| remote("ECONNREFUSED", format!("--guest {path}: {e}; a guest's --qmp is wanted")))
+    }
+
+    /// Connects to the socket at `path`.
+    pub fn at(path: &Path) -> io::Result<Self> {
+        Ok(Self { client: Client::connect(path, PATIENCE)?, path: path.to_owned() })
+    }
+
+    /// What an operation would do.
+    pub fn plan(&mut self, operation: &Operation) -> Result<Plan, HostError> {
+        let arguments = Map::from_iter([("operation".to_owned(), json!(operation))]);
+        let answer = self.command("x-ap-plan", &arguments)?;
+        serde_json::from_value(answer).map_err(|e| self.nonsense(e))
     }
 
     fn command(&mut self, name: &str, arguments: &Map<String, Value>) -> Result<Value, HostError> {
@@ -37,7 +48,7 @@ impl GuestHost {
         result.map_err(refusal)
     }
 
-    fn lost(&self, error: &std::io::Error) -> HostError {
+    fn lost(&self, error: &io::Error) -> HostError {
         remote("EPIPE", format!("{}: {error}", self.path.display()))
     }
 
@@ -97,7 +108,7 @@ fn command(operation: &Operation) -> Result<(String, Map<String, Value>), HostEr
 impl Backend for GuestHost {
     fn snapshot(&mut self) -> Result<Snapshot, HostError> {
         let mut whole: Option<Snapshot> = None;
-        let mut arguments = Map::new();
+        let (mut arguments, mut from) = (Map::new(), 0);
         loop {
             let mut page = self.command("x-query-ap-host", &arguments)?;
             let part =
@@ -111,10 +122,21 @@ impl Backend for GuestHost {
                     whole
                 }
             };
-            match page.get("next") {
-                Some(next) => arguments.insert("from".into(), next.clone()),
-                None => return Ok(whole.clone()),
+            let Some(next) = page.get("next") else {
+                // What changed from page to page may have moved something from one to another.
+                whole.adapters.sort_by_key(AdapterState::apid);
+                whole.adapters.dedup_by_key(|adapter| adapter.apid());
+                let mut seen = BTreeSet::new();
+                whole.mdevs.retain(|mdev| seen.insert(mdev.uuid));
+                whole.queues.sort_by_key(|state| state.queue);
+                whole.queues.dedup_by_key(|state| state.queue);
+                return Ok(whole.clone());
             };
+            from = next
+                .as_u64()
+                .filter(|next| *next > from)
+                .ok_or_else(|| self.nonsense("'next' is no more"))?;
+            arguments.insert("from".into(), from.into());
         }
     }
 
@@ -166,6 +188,11 @@ impl Backend for GuestHost {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ap::host::{Attribute, Driver};
+    use crycb::Apqn;
+    use uuid::Uuid;
+
+    const ONE: Uuid = Uuid::from_u128(0x62177883_f1bb_47f0_914d_32a22e3a8804);
 
     #[test]
     fn refusals_have_their_numbers() {
@@ -177,5 +204,25 @@ mod tests {
         check("a queue (or two) is gone (ENODEV)", "ENODEV", "a queue (or two) is gone");
         check("adapter: missing", "EINVAL", "adapter: missing");
         check("odd (Eh?)", "EINVAL", "odd (Eh?)");
+    }
+
+    /// Each operation is the command of the socket that does it.
+    #[test]
+    fn commands_to_a_guest() {
+        let write = |attribute| Operation::Write { mdev: ONE, attribute };
+        for (operation, want) in [
+            (write(Attribute::AssignAdapter("0xa".into())), json!({"mdev": ONE, "adapter": "0xa"})),
+            (write(Attribute::UnassignControlDomain("4".into())), json!({"mdev": ONE, "domain": "4"})),
+            (
+                Operation::Bind { queue: Apqn(0x0504), driver: Driver::VfioAp },
+                json!({"queue": "05.0004", "driver": "vfio_ap"}),
+            ),
+            (Operation::Unbind { queue: Apqn(0x0504) }, json!({"queue": "05.0004"})),
+            (Operation::ResetDevice { mdev: ONE }, json!({"mdev": ONE})),
+        ] {
+            let (name, arguments) = command(&operation).unwrap();
+            assert_eq!(json!(arguments), want, "{name}");
+            assert!(name.starts_with("x-ap-") && !name.contains('_'), "{name}");
+        }
     }
 }

@@ -5,7 +5,7 @@
 
 pub(super) mod backend;
 pub(super) mod grammar;
-mod guest;
+pub(super) mod guest;
 pub(super) mod picture;
 pub(super) mod print;
 mod sysfs;

@@ -131,11 +131,7 @@ fn title(app: &App, paint: &Paint, width: u16) -> Line<'static> {
     let mut text = format!("adjunct top {}", app.name);
     if let Some(state) = &app.state {
         let guests = state.mdevs.iter().filter(|mdev| mdev.attached).count();
-        let mut counts =
-            format!("{} queues  {} devices  {guests} in use", state.queues.len(), state.mdevs.len());
-        if app.left_out > 0 {
-            counts = format!("{} queues not shown  {counts}", app.left_out);
-        }
+        let counts = format!("{} queues  {} devices  {guests} in use", state.queues.len(), state.mdevs.len());
         let room = usize::from(width).saturating_sub(counts.len() + 2);
         text = format!("{:room$}  {counts}", cut(&text, room));
     }

@@ -146,8 +146,7 @@ fn once(arguments: &Arguments, source: &mut dyn Source) -> Result<(), String> {
     let begin = Instant::now();
     let mut app = App::new(&arguments.socket, arguments.interval);
     let look = |app: &mut App, source: &mut dyn Source| {
-        let (snapshot, left_out) = source.state()?;
-        app.update(Update::State { snapshot: Box::new(snapshot), left_out }, begin.elapsed());
+        app.update(Update::State(Box::new(source.state()?)), begin.elapsed());
         Ok::<_, String>(())
     };
     look(&mut app, source)?;
@@ -260,7 +259,7 @@ fn interactive(arguments: &Arguments, address: Address) -> Result<u8, String> {
                     app.key(key)
                 }
                 Some(Wake::Update(update)) => {
-                    changed |= !matches!(update, Update::State { .. }) || app.state.is_none();
+                    changed |= !matches!(update, Update::State(_)) || app.state.is_none();
                     app.update(update, begin.elapsed())
                 }
             };
@@ -345,8 +344,7 @@ fn serve_by(
     tell: &dyn Fn(Update) -> Result<(), Option<String>>,
 ) -> Result<(), Option<String>> {
     loop {
-        let (snapshot, left_out) = source.state()?;
-        tell(Update::State { snapshot: Box::new(snapshot), left_out })?;
+        tell(Update::State(Box::new(source.state()?)))?;
         let first = match asked.recv_timeout(interval) {
             Ok(Action::Refresh) => {
                 // Events come in swarms.

@@ -21,11 +21,7 @@ const TREND: usize = 60;
 #[derive(Debug)]
 pub enum Update {
     /// How everything is.
-    State {
-        snapshot: Box<Snapshot>,
-        /// How many queues the source did not tell about.
-        left_out: u64,
-    },
+    State(Box<Snapshot>),
     /// Something happened.
     Event(EventKind),
     /// The answer to [`Action::Plan`].
@@ -94,7 +90,6 @@ pub struct App {
     pub now: Duration,
     pub state: Option<Snapshot>,
     pub picture: Picture,
-    pub left_out: u64,
     /// The cell that the keys mean.
     pub selected: Apqn,
     /// Why it is as it is, when it is assigned.
@@ -119,7 +114,6 @@ impl App {
             now: Duration::ZERO,
             state: None,
             picture: Picture { domains: Vec::new(), adapters: Vec::new() },
-            left_out: 0,
             selected: Apqn(0),
             why: None,
             mdev: None,
@@ -136,9 +130,8 @@ impl App {
     pub fn update(&mut self, update: Update, now: Duration) -> Option<Action> {
         self.now = now;
         match update {
-            Update::State { snapshot, left_out } => {
+            Update::State(snapshot) => {
                 let back = self.lost.take().is_some();
-                self.left_out = left_out;
                 self.count(&snapshot);
                 self.state = Some(*snapshot);
                 self.repaint();

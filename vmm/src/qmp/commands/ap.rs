@@ -7,13 +7,11 @@ use serde_json::{Map, Value, json};
 
 use super::device::{chain, control};
 use super::{Answer, Context, DONE, in_thread};
+use crate::ap_control::Plugged;
 use crate::events::Event;
 use crate::qmp::error::Error;
 use crate::qmp::schema::{Member, NOTHING, Object, Type, may, needs, object};
 use crate::qmp::table::{Arguments, Row};
-
-/// Most queues that one answer tells; the rest is counted.
-const MOST_QUEUES: usize = 150;
 
 const fn operation(
     name: &'static str,
@@ -77,7 +75,7 @@ static CONFIGURE: Object = object("x-ap-configure-arg", &[needs("changes", Type:
 static PLAN: Object = object("x-ap-plan-arg", &[needs("operation", Type::Any)]);
 static FROM: Object = object("x-query-ap-host-arg", &[may("from", Type::Int)]);
 static HOST_PAGE: Object = object("x-ApHostPage", &[needs("host", Type::Any), may("next", Type::Int)]);
-static QUERY: Object = object("x-query-ap-arg", &[may("all", Type::Bool)]);
+static QUERY: Object = object("x-query-ap-arg", &[may("all", Type::Bool), may("from", Type::Int)]);
 
 static AP_INFO: Object = object(
     "x-ApInfo",
@@ -89,8 +87,8 @@ static AP_INFO: Object = object(
         may("configuration", Type::Object(&AP_MATRIX)),
         may("mdevs", Type::Array(&Type::Object(&AP_MDEV))),
         may("queues", Type::Array(&Type::Object(&AP_QUEUE))),
-        may("queues-left-out", Type::Int),
         may("errors", Type::Array(&Type::Str)),
+        may("next", Type::Int),
     ],
 );
 static AP_DEVICE: Object = object("x-ApDevice", &[may("id", Type::Str), needs("mdev", Type::Str)]);
@@ -131,7 +129,14 @@ static AP_QUEUE: Object = object(
     ],
 );
 
+/// Where an answer that comes in parts goes on.
+fn from(arguments: &Arguments<'_>) -> Result<usize, Error> {
+    let from = arguments.int("from").unwrap_or(0);
+    usize::try_from(from).map_err(|_| Error::generic("from: give the 'next' of an answer"))
+}
+
 fn query_ap(context: &mut Context<'_>, arguments: &Arguments<'_>) -> Result<Answer, Error> {
+    let from = from(arguments)?;
     let Some(control) = context.board.devices().ap() else {
         return Ok(Answer::Now(json!({"present": false})));
     };
@@ -140,34 +145,74 @@ fn query_ap(context: &mut Context<'_>, arguments: &Arguments<'_>) -> Result<Answ
     in_thread(context.board, move || {
         let host = control.snapshot().map_err(|e| Error::generic(chain(&e)))?;
         let problems = control.problems().map_err(|e| Error::generic(chain(&e)))?;
-        let device = control.plugged();
-        let mine = device.as_ref().and_then(|device| host.mdev(device.mdev));
-        let assigned = mine.map_or(Matrix::EMPTY, |mdev| mdev.matrix);
-        let others = host.queues.iter().map(|state| state.queue).filter(|q| all && !assigned.test(*q));
-        let queues: Vec<Apqn> = assigned.apqns().chain(others).take(MOST_QUEUES).collect();
-        let total = assigned.apqns().count() + if all { host.queues.len() } else { 0 };
-        let mut answer = json!({
-            "present": true,
-            "apmask": host.apmask.to_string(),
-            "aqmask": host.aqmask.to_string(),
-            "configuration": describe_matrix(&host.configuration),
-            "mdevs": host.mdevs.iter().take(MOST_QUEUES).map(describe_mdev).collect::<Vec<_>>(),
-            "queues": queues.iter().map(|q| describe_queue(&host, mine, *q)).collect::<Vec<_>>(),
-        });
-        if !problems.is_empty() {
-            answer["errors"] = problems.into();
-        }
-        if total > MOST_QUEUES {
-            answer["queues-left-out"] = (total - queues.len()).into();
-        }
-        if let Some(device) = device {
-            answer["device"] = json!({"mdev": device.mdev});
-            if let Some(id) = device.id {
-                answer["device"]["id"] = id.into();
-            }
-        }
-        Ok(answer)
+        Ok(guest_page(&host, &problems, control.plugged().as_ref(), all, from))
     })
+}
+
+/// An entry of one of the lists of `x-query-ap`.
+enum Entry<'a> {
+    Mdev(&'a MdevState),
+    Error(&'a str),
+    Queue(Apqn),
+}
+
+/// What `x-query-ap` tells from `from` on: the guest's device and each of its queues before those of others, in as many answers
+/// as it takes. The masks are in each.
+fn guest_page(
+    host: &Snapshot,
+    problems: &[String],
+    device: Option<&Plugged>,
+    all: bool,
+    from: usize,
+) -> Value {
+    let mine = device.and_then(|device| host.mdev(device.mdev));
+    let assigned = mine.map_or(Matrix::EMPTY, |mdev| mdev.matrix);
+    let others = host.mdevs.iter().filter(|mdev| mine.is_none_or(|mine| mine.uuid != mdev.uuid));
+    let unassigned = host.queues.iter().map(|state| state.queue).filter(|q| all && !assigned.test(*q));
+    let mut entries = (mine.into_iter().map(Entry::Mdev))
+        .chain(problems.iter().map(|text| Entry::Error(text)))
+        .chain(assigned.apqns().map(Entry::Queue))
+        .chain(others.map(Entry::Mdev))
+        .chain(unassigned.map(Entry::Queue))
+        .skip(from)
+        .peekable();
+    let (mut mdevs, mut errors, mut queues) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut next, mut bytes) = (from, 0);
+    while bytes < PAGE
+        && let Some(entry) = entries.next()
+    {
+        let (list, value) = match entry {
+            Entry::Mdev(mdev) => (&mut mdevs, describe_mdev(mdev)),
+            Entry::Error(text) => {
+                (&mut errors, text.chars().take(LONGEST_PROBLEM).collect::<String>().into())
+            }
+            Entry::Queue(apqn) => (&mut queues, describe_queue(host, mine, apqn)),
+        };
+        bytes += value.to_string().len();
+        list.push(value);
+        next += 1;
+    }
+    let mut answer = json!({
+        "present": true,
+        "apmask": host.apmask.to_string(),
+        "aqmask": host.aqmask.to_string(),
+        "configuration": describe_matrix(&host.configuration),
+        "mdevs": mdevs,
+        "queues": queues,
+    });
+    if !errors.is_empty() {
+        answer["errors"] = errors.into();
+    }
+    if entries.peek().is_some() {
+        answer["next"] = next.into();
+    }
+    if let Some(device) = device {
+        answer["device"] = json!({"mdev": device.mdev});
+        if let Some(id) = &device.id {
+            answer["device"]["id"] = id.as_str().into();
+        }
+    }
+    answer
 }
 
 fn describe_matrix(matrix: &Matrix) -> Value {
@@ -180,12 +225,13 @@ fn describe_matrix(matrix: &Matrix) -> Value {
 
 /// Bytes of JSON from which on a page has enough; a single entry of a list is far shorter than the rest of a line.
 const PAGE: usize = 32 << 10;
+/// Most characters of an error of `x-query-ap`.
+const LONGEST_PROBLEM: usize = 1000;
 
 /// The whole host as the daemon's protocol has it, in as many answers as it takes: each has the entries of the lists from
 /// `from` on, counted through adapters, mediated devices and queues.
 fn query_ap_host(context: &mut Context<'_>, arguments: &Arguments<'_>) -> Result<Answer, Error> {
-    let from = arguments.int("from").unwrap_or(0);
-    let from = usize::try_from(from).map_err(|_| Error::generic("from: give the 'next' of an answer"))?;
+    let from = from(arguments)?;
     let control = control(context)?;
     in_thread(context.board, move || page(&control.snapshot().map_err(|e| Error::generic(chain(&e)))?, from))
 }
@@ -352,6 +398,7 @@ mod tests {
     use super::*;
     use crate::qmp::LONGEST_LINE;
     use ap::host::{ApHost, Description};
+    use uuid::Uuid;
 
     /// What the pages of `host` come to, and how many there are.
     fn joined(host: &Snapshot) -> (Snapshot, usize) {
@@ -376,19 +423,77 @@ mod tests {
         }
     }
 
+    /// A host of `adapters` by `domains` with 70 mediated devices, which have every control domain, and the first every queue.
+    fn large(adapters: u16, domains: u16) -> Snapshot {
+        let like = Description::builtin().adapters()[0].clone();
+        let adapter = |n| ap::host::Adapter { apid: crycb::Apid(n as u8), ..like.clone() };
+        let adapters: Vec<_> = (0..adapters).map(|n| serde_json::to_value(adapter(n)).unwrap()).collect();
+        let (usage, control): (Vec<_>, Vec<_>) = ((0..domains).collect(), (0..256).collect());
+        let text = json!({"adapters": adapters, "usage_domains": usage, "control_domains": control});
+        let mut host = ApHost::rehearsal_of(&Description::from_json(&text.to_string()).unwrap()).snapshot();
+        let all = host.configuration;
+        host.mdevs = (0..70u128)
+            .map(|n| {
+                let few = Matrix { adm: all.adm, ..Matrix::EMPTY };
+                let matrix = if n == 69 { all } else { few };
+                MdevState { uuid: Uuid::from_u128(n), matrix, guest_matrix: matrix, attached: n == 69 }
+            })
+            .collect();
+        host
+    }
+
+    #[test]
+    fn a_guest_on_a_host_of_any_size_is_told_in_pages() {
+        for (adapters, domains) in [(16, 85), (1, 1), (256, 256)] {
+            let host = large(adapters, domains);
+            let mine = Plugged { id: Some("ap0".into()), mdev: Uuid::from_u128(69) };
+            let problems = vec!["e".repeat(5000); 3];
+            let check = |device: Option<&Plugged>, all| {
+                let (mut mdevs, mut queues, mut errors, mut from) = (vec![], vec![], 0, 0);
+                loop {
+                    let answer = guest_page(&host, &problems, device, all, from);
+                    // Of the longest answers a part will do.
+                    let line = answer.to_string().len();
+                    assert!(line < LONGEST_LINE - 2048, "{line} bytes from {from}");
+                    AP_INFO.check(answer.as_object().unwrap(), "").unwrap();
+                    let list = |name: &str| answer[name].as_array().unwrap().clone();
+                    mdevs.extend(list("mdevs").iter().map(|mdev| mdev["mdev"].clone()));
+                    queues.extend(list("queues").iter().map(|queue| queue["queue"].clone()));
+                    errors += answer.get("errors").map_or(0, |errors| errors.as_array().unwrap().len());
+                    if from == 0 && device.is_some() {
+                        assert_eq!((&mdevs[0], &queues[0]), (&json!(mine.mdev), &json!("00.0000")));
+                        assert!(mdevs.len() == 1 || queues.len() == 1, "others come after the guest's");
+                    }
+                    let Some(next) = answer.get("next").and_then(Value::as_u64) else { break };
+                    let next = usize::try_from(next).unwrap();
+                    // The rest of a very large list is more of the same.
+                    from = if next > 3000 {
+                        next.max(usize::from(adapters) * usize::from(domains) - 500)
+                    } else {
+                        next
+                    };
+                }
+                assert_eq!((mdevs.len(), errors), (70, 3));
+                queues
+            };
+            let count = host.queues.len();
+            let queues = check(Some(&mine), false);
+            if count <= 3000 {
+                assert_eq!(
+                    queues,
+                    host.queues.iter().map(|q| json!(q.queue.to_string())).collect::<Vec<_>>()
+                );
+                assert_eq!(check(Some(&mine), true), queues, "each is told once");
+                assert_eq!((check(None, false).len(), check(None, true)), (0, queues));
+            }
+        }
+    }
+
     #[test]
     fn a_host_of_any_size_comes_in_pages() {
         let host = ApHost::builtin().snapshot();
         assert_eq!(joined(&host), (host, 1));
-        let like = Description::builtin().adapters()[0].clone();
-        let adapters: Vec<_> = (0..=255u8)
-            .map(|n| {
-                serde_json::to_value(ap::host::Adapter { apid: crycb::Apid(n), ..like.clone() }).unwrap()
-            })
-            .collect();
-        let domains: Vec<u8> = (0..20).collect();
-        let text = json!({"adapters": adapters, "usage_domains": domains, "control_domains": domains});
-        let host = ApHost::rehearsal_of(&Description::from_json(&text.to_string()).unwrap()).snapshot();
+        let host = large(256, 20);
         assert_eq!(host.queues.len(), 256 * 20);
         let (whole, pages) = joined(&host);
         assert_eq!(whole, host);
