@@ -57,11 +57,11 @@ const MOST_PENDING: usize = 512 + 32;
 
 /// Opens `/dev/kvm`.
 pub fn open() -> Result<Arc<dyn kernel::Kvm>, Error> {
-    match kvm_ioctls::Kvm::new() {
-        // Another architecture's, seen through an emulator of this one, opens too but answers nothing.
-        Ok(kvm) if kvm.get_api_version() != VERSION => Err(Error::Version(kvm.get_api_version())),
-        Ok(kvm) => Ok(Arc::new(Kvm(kvm))),
-        Err(e) => Err(Error::Open(e.into())),
+    let kvm = kvm_ioctls::Kvm::new().map_err(|e| Error::Open(e.into()))?;
+    // Another architecture's, seen through an emulator of this one, opens too but answers nothing.
+    match kvm.get_api_version() {
+        VERSION => Ok(Arc::new(Kvm(kvm))),
+        other => Err(Error::Version(other)),
     }
 }
 
@@ -77,7 +77,13 @@ impl kernel::Kvm for Kvm {
     }
 
     fn create_vm(&self) -> io::Result<Arc<dyn kernel::Vm>> {
-        let fd = self.0.create_vm()?;
+        // A signal that is pending ends this, before anything is made.
+        let fd = loop {
+            match self.0.create_vm() {
+                Err(e) if e.errno() == libc::EINTR => {}
+                made => break made?,
+            }
+        };
         Ok(Arc::new(Vm(Arc::new(Mapped { fd, storage: Mutex::default() }))))
     }
 }
@@ -522,3 +528,7 @@ const _: () = {
 #[cfg(test)]
 #[path = "ioctls_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "ioctls_calls_tests.rs"]
+mod calls;

@@ -5,7 +5,8 @@
 //! * [`Cpu`]: one CPU. Implements `machine::Vcpu`: what the kernel hands to user space becomes an
 //!   [`Exit`](machine::Exit) in [`exit`], an answer goes back through the registers shared with the kernel.
 //! * [`kernel`]: the kernel as traits, in plain types. Everything above it compiles and is tested on any host, with a
-//!   kernel that records each call. The one that calls ioctls exists on s390x ([`open`]).
+//!   kernel that records each call. The one that calls ioctls exists on s390x ([`open`]); its tests look at the requests
+//!   and their arguments from below, with `scripted_kernel`.
 //!
 //! AP goes one of three ways ([`Ap`]): the hardware interprets AP instructions against the CRYCB that `vfio_ap`
 //! fills; or each arrives here and goes on as an exit to `devices/ap`; or there are none.
