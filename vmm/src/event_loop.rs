@@ -64,7 +64,7 @@ pub(crate) struct Clients {
 pub fn serve(board: &Board, signals: &Signals, clients: Clients) -> Result<(), HostFailure> {
     let Clients { input, qmp, viewers, logs, grace } = clients;
     let mut manager = EventManager::<Box<dyn MutEventSubscriber>>::new()?;
-    let management = Rc::new(RefCell::new(Service::new(qmp, board)));
+    let management = Rc::new(RefCell::new(Service::new(qmp, board)?));
     manager.add_subscriber(Box::new(management.clone()));
     let viewers = viewers.map(|viewers| viewers::Service::new(viewers, board)).transpose()?;
     let viewers = viewers.map(|service| Rc::new(RefCell::new(service)));

@@ -2,14 +2,21 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use vmm_sys_util::timerfd::TimerFd;
+
+use crate::rate_limit::RateLimit;
 
 /// Connections that wait to be taken.
 const BACKLOG: i32 = 128;
+/// How long listening sockets are left alone after the host refused a connection.
+const REST: Duration = Duration::from_millis(100);
 
 /// A socket cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +77,50 @@ impl Listener {
     /// Where it listens.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+/// What keeps listening sockets from being asked again at once when a connection cannot be taken, most likely since the
+/// process is out of descriptors: whoever waits stays waiting, and is served when the timer finds that there is room.
+pub struct Rest {
+    timer: TimerFd,
+    resting: bool,
+    noise: RateLimit,
+}
+
+impl Rest {
+    /// Connections are taken.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self { timer: TimerFd::new()?, resting: false, noise: RateLimit::new(5, Duration::from_secs(60)) })
+    }
+
+    /// The timer, to be waited for from the beginning: there may be no descriptor for it later.
+    pub fn descriptor(&self) -> RawFd {
+        self.timer.as_raw_fd()
+    }
+
+    /// Whether connections are left alone now.
+    pub fn is_on(&self) -> bool {
+        self.resting
+    }
+
+    /// A connection of `what` could not be taken. True when the sockets are to be left alone: without a timer they are not.
+    pub fn begin(&mut self, what: &str, why: &io::Error) -> bool {
+        if self.noise.pass().is_some() {
+            log::warn!("take a connection of {what}: {why}; trying again in {} ms", REST.as_millis());
+        }
+        self.resting = self.timer.reset(REST, None).is_ok();
+        self.resting
+    }
+
+    /// Connections are taken again: the timer has expired, or there is room since somebody left.
+    pub fn end(&mut self) {
+        self.resting = false;
+        // This makes the timer unready too. Reading it could block, when somebody left at the same time.
+        let _ = self.timer.clear();
     }
 }
 

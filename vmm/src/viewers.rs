@@ -21,8 +21,7 @@ use vmm_sys_util::timerfd::TimerFd;
 
 use crate::board::Board;
 use crate::console::notice;
-use crate::listener::Listener;
-use crate::rate_limit::RateLimit;
+use crate::listener::{Listener, Rest};
 
 /// Most viewers at once.
 const MOST: usize = 32;
@@ -35,10 +34,11 @@ const CHUNK: usize = 4096;
 /// How often viewers are asked again when the guest had no room for what they typed.
 const RETRY_EVERY: Duration = Duration::from_millis(20);
 
-/// What a descriptor is registered for: new output, a connection, a retry, or (from here) a viewer.
+/// What a descriptor is registered for: new output, a connection, a retry, the end of a rest, or (from here) a viewer.
 const FED: u32 = 0;
 const CONNECTION: u32 = 1;
 const RETRY: u32 = 2;
+const RESTED: u32 = 3;
 const FIRST_VIEWER: u32 = 16;
 
 /// What was written and nobody has taken yet, and what was before.
@@ -196,8 +196,8 @@ pub(crate) struct Service<'a> {
     /// Runs while the guest has no room for input.
     retry: TimerFd,
     full: bool,
-    accepting: bool,
-    noise: RateLimit,
+    /// Keeps the listener alone for a while.
+    rest: Rest,
 }
 
 impl<'a> Service<'a> {
@@ -213,8 +213,7 @@ impl<'a> Service<'a> {
             old: VecDeque::with_capacity(OLD),
             retry: TimerFd::new()?,
             full: false,
-            accepting: true,
-            noise: RateLimit::new(5, Duration::from_secs(60)),
+            rest: Rest::new()?,
         };
         match from {
             From::Socket(listener) => service.listener = Some(listener),
@@ -254,7 +253,7 @@ impl<'a> Service<'a> {
 
     fn connection(&mut self, ops: &mut EventOps<'_>) {
         loop {
-            let Some(listener) = &self.listener else { return };
+            let Some(listener) = self.listener.as_ref().filter(|_| !self.rest.is_on()) else { return };
             match listener.socket.accept() {
                 Ok((mut stream, _)) => {
                     if stream.set_nonblocking(true).is_err() {
@@ -274,11 +273,12 @@ impl<'a> Service<'a> {
                     io::ErrorKind::WouldBlock => return,
                     io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
                     _ => {
-                        // Most likely out of descriptors: until one is closed it would fail again at once.
-                        if self.noise.pass().is_some() {
-                            log::warn!("take a connection of the console's socket: {e}");
+                        if self.rest.begin("the console's socket", &e)
+                            && let Err(e) =
+                                ops.modify(Events::with_data(&listener.socket, CONNECTION, EventSet::empty()))
+                        {
+                            log::warn!("leave the console's socket alone: {e:?}");
                         }
-                        self.accepting = ops.remove(Events::empty(&listener.socket)).is_err();
                         return;
                     }
                 },
@@ -322,19 +322,33 @@ impl<'a> Service<'a> {
             viewer.interest = wanted;
             ops.modify(Events::with_data(&viewer.file, id, wanted)).is_ok()
         });
-        if !self.accepting
-            && self.viewers.len() < before
-            && let Some(listener) = &self.listener
+        // One has gone, and its descriptor with it.
+        if self.viewers.len() < before {
+            self.rested(ops);
+        }
+    }
+
+    /// Takes connections again.
+    fn rested(&mut self, ops: &EventOps<'_>) {
+        if !self.rest.is_on() {
+            return;
+        }
+        self.rest.end();
+        if let Some(listener) = &self.listener
+            && let Err(e) = ops.modify(Events::with_data(&listener.socket, CONNECTION, EventSet::IN))
         {
-            self.accepting = ops.add(Events::with_data(&listener.socket, CONNECTION, EventSet::IN)).is_ok();
+            log::warn!("wait for connections to the console: {e:?}");
         }
     }
 }
 
 impl MutEventSubscriber for Service<'_> {
     fn init(&mut self, ops: &mut EventOps<'_>) {
-        let mut fixed: Vec<(RawFd, u32)> =
-            vec![(self.feed.wake.as_raw_fd(), FED), (self.retry.as_raw_fd(), RETRY)];
+        let mut fixed: Vec<(RawFd, u32)> = vec![
+            (self.feed.wake.as_raw_fd(), FED),
+            (self.retry.as_raw_fd(), RETRY),
+            (self.rest.descriptor(), RESTED),
+        ];
         fixed.extend(self.listener.iter().map(|l| (l.socket.as_raw_fd(), CONNECTION)));
         fixed.extend(self.viewers.iter().map(|(id, viewer)| (viewer.file.as_raw_fd(), *id)));
         for (descriptor, purpose) in fixed {
@@ -356,6 +370,7 @@ impl MutEventSubscriber for Service<'_> {
                     let _ = self.retry.clear();
                 }
             }
+            RESTED => self.rested(ops),
             id if self.viewers.get(&id).is_some_and(|v| v.file.as_raw_fd() == events.fd()) => {
                 let set = events.event_set();
                 let hung_up = set.intersects(EventSet::HANG_UP | EventSet::ERROR);

@@ -238,6 +238,59 @@ fn a_running_guest_sees_what_comes_and_goes() {
     check(None, false, Operation::RemoveMdev { mdev: ONE });
 }
 
+/// An AP host that does not answer keeps a bounded number of commands waiting, whatever clients come and go meanwhile.
+#[test]
+fn a_daemon_that_does_not_answer() {
+    let mut daemon = Daemon::start();
+    let qmp = daemon.directory.path().join("qmp");
+    let guest = daemon.guest_with(ONE, &LOOP, &["--qmp", &format!("unix:{}", qmp.display())]);
+    daemon.until_attached(ONE, true);
+    let number = guest.0.as_ref().unwrap().id();
+    let client = || {
+        let deadline = Instant::now() + PATIENCE;
+        let stream = loop {
+            match UnixStream::connect(&qmp) {
+                Ok(stream) => break stream,
+                Err(error) => assert!(Instant::now() < deadline, "{error}"),
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        let mut client = BufReader::new(stream);
+        client.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
+        client.get_mut().write_all(b"{'execute':'qmp_capabilities'}").unwrap();
+        for _ in 0..2 {
+            client.read_line(&mut String::new()).unwrap();
+        }
+        client
+    };
+    let ask = |client: &mut BufReader<UnixStream>, command: &str| {
+        client.get_mut().write_all(format!("{{'execute':'{command}'}}").as_bytes()).unwrap();
+        let mut line = String::new();
+        client.read_line(&mut line).unwrap();
+        line
+    };
+    // Only then does it serve its clients.
+    drop(client());
+    daemon.process.signal("STOP");
+    for _ in 0..60 {
+        client().get_mut().write_all(b"{'execute':'x-query-ap'}").unwrap();
+    }
+    let mut last = client();
+    let refused = ask(&mut last, "x-query-ap");
+    assert!(refused.contains("16 commands that wait for the AP host are at work"), "{refused}");
+    assert!(ask(&mut last, "query-status").contains("running"));
+    if std::env::var_os("ADJUNCT_RUNNER").is_none() {
+        let names: Vec<_> = threads(number).into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names.iter().filter(|name| *name == "command").count(), 16, "{names:?}");
+    }
+    daemon.process.signal("CONT");
+    let deadline = Instant::now() + PATIENCE;
+    while !ask(&mut last, "x-query-ap").contains("\"present\":true") {
+        assert!(Instant::now() < deadline, "the AP host answers again");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// Who manages a guest is told at once what others change on its host, though nothing else happens in the guest; and a guest that
 /// nobody manages is told more than waits anywhere without losing its connection.
 #[test]

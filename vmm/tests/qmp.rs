@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
@@ -41,17 +41,35 @@ impl Guest {
 
     /// A guest of this code.
     fn start_with(code: &[u8], flags: &[&str]) -> Self {
+        Self::start_command(program::command(), Self::directory(code), flags)
+    }
+
+    /// A guest that may have so many descriptors.
+    fn start_with_descriptors(most: usize, flags: &[&str]) -> Self {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("ulimit -n {most}; exec \"$@\""), "sh"]).args(program::words());
+        Self::start_command(command, Self::directory(LOOP), flags)
+    }
+
+    fn directory(code: &[u8]) -> TempDir {
         let directory = TempDir::new().unwrap();
         let mut image = vec![0; 0x6000];
         image[..8].copy_from_slice(&(0x0008_0000_8000_0200u64).to_be_bytes());
         image[0x200..][..code.len()].copy_from_slice(code);
         image[RESTART_NEW_PSW..][..16].copy_from_slice(&CRASHED.map(u64::to_be_bytes).concat());
         fs::write(directory.path().join("kernel"), image).unwrap();
-        let mut command = program::command();
+        directory
+    }
+
+    /// A guest whose kernel is in the directory, by this command.
+    fn start_command(mut command: Command, directory: TempDir, flags: &[&str]) -> Self {
         command
             .current_dir(directory.path())
             .args(["run", "--kernel", "kernel", "--memory", "1M", "--name", "g"]);
-        command.args(["--console", "none", "--qmp", "unix:qmp,server=on,wait=off"]).args(flags);
+        if !flags.contains(&"--console") {
+            command.args(["--console", "none"]);
+        }
+        command.args(["--qmp", "unix:qmp,server=on,wait=off"]).args(flags);
         command.args(["--uuid", "00000000-0000-0000-0000-000000000007"]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut guest = Self { child: command.spawn().unwrap(), directory };
@@ -628,6 +646,41 @@ fn descriptors_are_taken_or_closed() {
     until(|| guest.descriptors() == before + 1);
     drop(client);
     until(|| guest.descriptors() == before - 1);
+}
+
+/// Who connects while there is no descriptor waits, and is served when there is one, though nobody leaves; so it is at a
+/// console.
+#[test]
+fn out_of_descriptors() {
+    if program::words().len() > 1 {
+        return println!("skipped: the emulator that runs the program has descriptors of its own");
+    }
+    const MOST: usize = 56;
+    let guest = Guest::start_with_descriptors(MOST, &["--console", "unix:console"]);
+    let mut client = guest.client();
+    let file = fs::File::open("/dev/null").unwrap();
+    let mut kept = 0;
+    loop {
+        client.send_with("{\"execute\":\"add-fd\"}", &[file.as_fd()]);
+        if client.line().get("return").is_none() {
+            break;
+        }
+        kept += 1;
+    }
+    assert!(kept > 2, "{kept}");
+    let all = guest.descriptors();
+    let mut late = guest.stranger();
+    let _viewer = UnixStream::connect(guest.directory.path().join("console")).unwrap();
+    late.0.get_ref().set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    assert!(late.0.fill_buf().is_err(), "it is served without a descriptor");
+    late.0.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
+    assert_eq!(status(&mut client), "running");
+    for set in 0..2 {
+        client.returns(&format!("{{\"execute\":\"remove-fd\",\"arguments\":{{\"fdset-id\":{set}}}}}"));
+    }
+    assert!(late.line().get("QMP").is_some());
+    // The viewer, who has nothing to read.
+    until(|| guest.descriptors() == all);
 }
 
 fn until(mut condition: impl FnMut() -> bool) {

@@ -5,7 +5,7 @@ use std::time::Instant;
 use ap::host::Watch;
 
 use super::About;
-use super::commands::{Metrics, Shared, ap_event};
+use super::commands::{Metrics, Shared, Threads, ap_event};
 use super::descriptors::Sets;
 use super::session::Session;
 use crate::board::Board;
@@ -24,7 +24,7 @@ impl<'a> Conversation<'a> {
         let (sets, metrics, since) = (Sets::default(), Metrics::default(), Instant::now());
         Self {
             board,
-            shared: Shared { about, sets, metrics, since },
+            shared: Shared { about, sets, metrics, since, threads: Threads::default() },
             session: Session::new(),
             ap: board.devices().ap().map(|control| control.subscribe(Box::new(|| {}))),
         }

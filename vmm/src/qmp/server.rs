@@ -5,29 +5,31 @@ use std::io::{self, IoSliceMut, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ap::host::Watch;
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
-use super::commands::{Metrics, Shared, ap_event};
+use super::commands::{Metrics, Shared, Threads, ap_event};
 use super::descriptors::{MOST_ARRIVED, Sets};
 use super::error::Error;
 use super::session::Session;
 use super::{About, SocketAddress};
 use crate::board::Board;
 use crate::events::Event;
-use crate::listener::{ListenError, Listener};
-use crate::rate_limit::RateLimit;
+use crate::listener::{ListenError, Listener, Rest};
 
 /// Most clients at once, on all sockets together.
 pub const MOST_CLIENTS: usize = 128;
 /// Bytes read at once.
 const CHUNK: usize = 16 << 10;
 
-/// What a descriptor is registered for: the events of the machine, a listening socket (from 1), a client.
+/// What a descriptor is registered for: the events of the machine, the end of a rest, a listening socket (from here), a
+/// client.
 const MACHINE: u32 = 0;
+const RESTED: u32 = 1;
+const FIRST_LISTENER: u32 = 2;
 const FIRST_CLIENT: u32 = 1 << 16;
 
 /// Listening sockets, whose files go away with this.
@@ -124,15 +126,17 @@ pub(crate) struct Service<'a> {
     shared: Shared,
     /// What happens on the guest's AP host.
     ap: Option<Watch>,
-    /// Whether connections are taken now.
-    accepting: bool,
-    noise: RateLimit,
+    /// Keeps the listeners alone for a while.
+    rest: Rest,
 }
 
 impl<'a> Service<'a> {
     /// Serves the clients of `server` for `board`.
-    pub(crate) fn new(server: Server, board: &'a Board) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// The host's.
+    pub(crate) fn new(server: Server, board: &'a Board) -> io::Result<Self> {
+        Ok(Self {
             board,
             listeners: server.listeners,
             clients: BTreeMap::new(),
@@ -142,14 +146,14 @@ impl<'a> Service<'a> {
                 sets: Sets::default(),
                 metrics: Metrics::default(),
                 since: Instant::now(),
+                threads: Threads::default(),
             },
             ap: board.devices().ap().map(|control| {
                 let machine = board.control.clone();
                 control.subscribe(Box::new(move || machine.events().nudge()))
             }),
-            accepting: true,
-            noise: RateLimit::new(5, Duration::from_secs(60)),
-        }
+            rest: Rest::new()?,
+        })
     }
 
     /// Tells the clients what they have not been told yet, as far as they take it now. For the end.
@@ -158,7 +162,7 @@ impl<'a> Service<'a> {
     }
 
     fn accept(&mut self, listener: usize, ops: &mut EventOps<'_>) {
-        let Some(listener) = self.listeners.get(listener) else { return };
+        let Some(listener) = self.listeners.get(listener).filter(|_| !self.rest.is_on()) else { return };
         loop {
             match listener.socket.accept() {
                 Ok((stream, _)) => {
@@ -188,12 +192,9 @@ impl<'a> Service<'a> {
                     io::ErrorKind::WouldBlock => return,
                     io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
                     _ => {
-                        // Most likely out of descriptors: until one is closed it would fail again at once.
-                        if self.noise.pass().is_some() {
-                            log::warn!("take a connection of the management socket: {e}");
+                        if self.rest.begin("the management socket", &e) {
+                            self.listen(EventSet::empty(), |events| ops.modify(events));
                         }
-                        self.accepting = false;
-                        self.for_listeners(|events| ops.remove(events));
                         return;
                     }
                 },
@@ -201,12 +202,20 @@ impl<'a> Service<'a> {
         }
     }
 
-    fn for_listeners<E: std::fmt::Debug>(&self, mut action: impl FnMut(Events) -> Result<(), E>) {
+    fn listen<E: std::fmt::Debug>(&self, interest: EventSet, mut how: impl FnMut(Events) -> Result<(), E>) {
         for (n, listener) in self.listeners.iter().enumerate() {
-            let events = Events::with_data(&listener.socket, n as u32 + 1, EventSet::IN);
-            if let Err(e) = action(events) {
+            let events = Events::with_data(&listener.socket, FIRST_LISTENER + n as u32, interest);
+            if let Err(e) = how(events) {
                 log::warn!("wait for connections at {}: {e:?}", listener.path().display());
             }
+        }
+    }
+
+    /// Takes connections again.
+    fn rested(&mut self, ops: &EventOps<'_>) {
+        if self.rest.is_on() {
+            self.rest.end();
+            self.listen(EventSet::IN, |events| ops.modify(events));
         }
     }
 
@@ -271,9 +280,9 @@ impl<'a> Service<'a> {
         }
         self.shared.metrics.clients = self.clients.len() as u64;
         self.board.set_management(self.shared.metrics);
-        if !self.accepting && self.clients.len() < before {
-            self.accepting = true;
-            self.for_listeners(|events| ops.add(events));
+        // One has gone, and its descriptor with it.
+        if self.clients.len() < before {
+            self.rested(ops);
         }
     }
 }
@@ -308,15 +317,20 @@ impl MutEventSubscriber for Service<'_> {
         if let Err(e) = ops.add(Events::with_data_raw(machine, MACHINE, EventSet::IN)) {
             log::warn!("wait for the machine's events: {e:?}");
         }
-        self.for_listeners(|events| ops.add(events));
+        if let Err(e) = ops.add(Events::with_data_raw(self.rest.descriptor(), RESTED, EventSet::IN)) {
+            log::warn!("wait for a timer: {e:?}");
+        }
+        self.listen(EventSet::IN, |events| ops.add(events));
     }
 
     fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
         let data = events.data();
         if data == MACHINE {
             self.board.control.events().clear();
+        } else if data == RESTED {
+            self.rested(ops);
         } else if data < FIRST_CLIENT {
-            self.accept(data as usize - 1, ops);
+            self.accept((data - FIRST_LISTENER) as usize, ops);
         } else if let Some(client) =
             self.clients.get_mut(&data).filter(|c| c.stream.as_raw_fd() == events.fd())
         {

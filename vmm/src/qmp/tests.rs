@@ -5,7 +5,7 @@ use std::time::UNIX_EPOCH;
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
-use super::commands::{Metrics, Shared};
+use super::commands::{Metrics, Shared, Threads};
 use super::descriptors::Sets;
 use super::schema::Type;
 use super::session::{MOST_OUTPUT, Session};
@@ -31,6 +31,7 @@ impl Talk {
             sets: Sets::default(),
             metrics: Metrics::default(),
             since: std::time::Instant::now(),
+            threads: Threads::default(),
         };
         let bench = bench();
         bench.vm.operating.store(1, std::sync::atomic::Ordering::SeqCst);

@@ -142,7 +142,7 @@ fn query_ap(context: &mut Context<'_>, arguments: &Arguments<'_>) -> Result<Answ
     };
     let all = arguments.bool("all").unwrap_or(false);
     // An operation that waits for cards may keep the host's locks.
-    in_thread(context.board, move || {
+    in_thread(context, move || {
         let host = control.snapshot().map_err(|e| Error::generic(chain(&e)))?;
         let problems = control.problems().map_err(|e| Error::generic(chain(&e)))?;
         Ok(guest_page(&host, &problems, control.plugged().as_ref(), all, from))
@@ -233,7 +233,7 @@ const LONGEST_PROBLEM: usize = 1000;
 fn query_ap_host(context: &mut Context<'_>, arguments: &Arguments<'_>) -> Result<Answer, Error> {
     let from = from(arguments)?;
     let control = control(context)?;
-    in_thread(context.board, move || page(&control.snapshot().map_err(|e| Error::generic(chain(&e)))?, from))
+    in_thread(context, move || page(&control.snapshot().map_err(|e| Error::generic(chain(&e)))?, from))
 }
 
 fn page(host: &Snapshot, from: usize) -> Result<Value, Error> {
@@ -366,7 +366,7 @@ fn parse(operation: Value) -> Result<Operation, Error> {
 
 fn execute(context: &mut Context<'_>, operation: Value) -> Result<Answer, Error> {
     let (operation, control) = (parse(operation)?, control(context)?);
-    in_thread(context.board, move || {
+    in_thread(context, move || {
         control.execute(&operation).map_err(|e| Error::generic(format!("{} ({})", chain(&e), e.errno())))?;
         Ok(json!({}))
     })
@@ -375,7 +375,7 @@ fn execute(context: &mut Context<'_>, operation: Value) -> Result<Answer, Error>
 fn plan(context: &mut Context<'_>, arguments: &Arguments<'_>) -> Result<Answer, Error> {
     let operation = parse(arguments.value("operation").cloned().unwrap_or_default())?;
     let control = control(context)?;
-    in_thread(context.board, move || {
+    in_thread(context, move || {
         let host = control.snapshot().map_err(|e| Error::generic(chain(&e)))?;
         serde_json::to_value(host.plan(&operation)).map_err(Error::generic)
     })

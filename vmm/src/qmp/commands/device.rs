@@ -80,7 +80,7 @@ fn device_add(context: &mut Context<'_>, arguments: &Arguments<'_>) -> Result<An
     }
     let device = Plugged { id, mdev };
     let run = context.board.control.clone();
-    in_thread(context.board, move || {
+    in_thread(context, move || {
         let matrix = control.plug(&device).map_err(|e| Error::generic(chain(&e)))?;
         let plugged = matrix.apqns().collect();
         run.events().post(Event::ApConfigChanged { number: None, mdev, plugged, unplugged: Vec::new() });
@@ -102,7 +102,7 @@ fn device_del(context: &mut Context<'_>, arguments: &Arguments<'_>) -> Result<An
     };
     let control = control(context)?;
     let run = context.board.control.clone();
-    in_thread(context.board, move || {
+    in_thread(context, move || {
         let had = control.unplug(&device).map_err(|e| Error::generic(chain(&e)))?;
         let unplugged = had.apqns().collect();
         let (mdev, plugged) = (device.mdev, Vec::new());

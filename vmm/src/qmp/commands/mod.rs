@@ -9,6 +9,7 @@ mod life;
 mod own;
 mod query;
 
+use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Instant;
 
@@ -48,6 +49,30 @@ pub struct Shared {
     pub metrics: Metrics,
     /// When the sockets were opened.
     pub since: Instant,
+    /// Threads at commands that take time.
+    pub threads: Threads,
+}
+
+/// The threads at commands that take time, each of which holds one of these. They outlive their clients: nothing takes an
+/// operation on cards back.
+#[derive(Debug, Default)]
+pub struct Threads(Arc<()>);
+
+/// Most of them at once. A client has one, and one for each time that it left while it waited.
+const MOST_THREADS: usize = 16;
+
+impl Threads {
+    /// One more, which is counted until it is dropped.
+    fn enter(&self) -> Result<Arc<()>, Error> {
+        // Only the event loop makes more of them.
+        if Arc::strong_count(&self.0) > MOST_THREADS {
+            return Err(Error::generic(format_args!(
+                "{MOST_THREADS} commands that wait for the AP host are at work already; give this one again when one of them \
+                 has ended (each does within minutes), and look whether the AP host still answers"
+            )));
+        }
+        Ok(self.0.clone())
+    }
 }
 
 /// Counters of the management sockets.
@@ -95,13 +120,14 @@ pub enum After {
     Do(fn(&Board)),
 }
 
-/// Does `work`, which may take time, in a thread of its own; its answer when it is done.
+/// Does `work`, which may take time, in a thread of its own; its answer when it is done. An error when too many are at work.
 fn in_thread(
-    board: &Board,
+    context: &Context<'_>,
     work: impl FnOnce() -> Result<Value, Error> + Send + 'static,
 ) -> Result<Answer, Error> {
     let (tell, told) = channel();
-    let control = board.control.clone();
+    let at_work = context.shared.threads.enter()?;
+    let control = context.board.control.clone();
     let thread = std::thread::Builder::new().name("command".into());
     thread
         .spawn(move || {
@@ -109,9 +135,12 @@ fn in_thread(
             let bug = |_| Err(Error::generic("the command panicked; this is a bug in adjunct"));
             // The client may have gone.
             let _ = tell.send(result.unwrap_or_else(bug));
+            drop(at_work);
             control.events().nudge();
         })
-        .map_err(|e| Error::generic(format_args!("start a thread for the command: {e}")))?;
+        .map_err(|e| {
+            Error::generic(format_args!("start a thread for the command: {e}; give it again later"))
+        })?;
     Ok(Answer::Wait(Box::new(move |_| told.try_recv().ok())))
 }
 

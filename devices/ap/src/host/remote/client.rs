@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use uuid::Uuid;
 
 use super::protocol::{FromDaemon, LineError, LineReader, Order, Refusal, Report, ToDaemon, VERSION, line};
@@ -61,10 +63,23 @@ struct Line {
     reader: LineReader<UnixStream>,
 }
 
+/// Connects to the socket `path`. A process that takes no connections is not waited for without end, as a plain call would
+/// once as many wait as the kernel keeps.
+fn connect_within(patience: Duration, path: &Path) -> io::Result<UnixStream> {
+    let socket =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(patience))?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?).map_err(|e| match e {
+        Errno::AGAIN => io::Error::new(io::ErrorKind::TimedOut, "it takes no connections"),
+        e => e.into(),
+    })?;
+    Ok(socket.into())
+}
+
 impl Line {
     fn connect(path: &Path) -> Result<Self, RemoteError> {
         let connect = |source| RemoteError::Connect { path: path.into(), source };
-        let stream = UnixStream::connect(path).map_err(connect)?;
+        let stream = connect_within(WRITE_PATIENCE, path).map_err(connect)?;
         stream.set_write_timeout(Some(WRITE_PATIENCE))?;
         stream.set_read_timeout(Some(ANSWER_PATIENCE))?;
         let mut this = Self { reader: LineReader::new(stream, MAX_ANSWER) };
@@ -355,5 +370,31 @@ impl VmSender {
 
     fn say(&self, message: &ToDaemon) -> io::Result<()> {
         self.stream.lock().write_all(&line(message))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::net::{bind, listen, socket};
+
+    #[test]
+    fn a_socket_that_takes_no_connections() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("ap");
+        let patience = Duration::from_millis(50);
+        let listener = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+        bind(&listener, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        listen(&listener, 0).unwrap();
+        let _waits = connect_within(patience, &path).unwrap();
+        let error = connect_within(patience, &path).unwrap_err();
+        assert_eq!(
+            (error.kind(), error.to_string().as_str()),
+            (io::ErrorKind::TimedOut, "it takes no connections")
+        );
+        assert_eq!(
+            connect_within(patience, &directory.path().join("x")).unwrap_err().kind(),
+            io::ErrorKind::NotFound
+        );
     }
 }
