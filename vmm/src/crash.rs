@@ -42,8 +42,16 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Every reason.
+    pub const ALL: [Self; 4] = [
+        Self::DisabledWait,
+        Self::Loop(InterruptionLoop::Program),
+        Self::Loop(InterruptionLoop::External),
+        Self::Loop(InterruptionLoop::Operation),
+    ];
+
     /// The name in QEMU's schema (`S390CrashReason`).
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Self::DisabledWait => "disabled-wait",
             Self::Loop(InterruptionLoop::Program) => "pgmint-loop",
@@ -269,13 +277,7 @@ mod tests {
 
     #[test]
     fn names_are_qemus() {
-        let names = [
-            Reason::DisabledWait,
-            Reason::Loop(InterruptionLoop::Program),
-            Reason::Loop(InterruptionLoop::External),
-            Reason::Loop(InterruptionLoop::Operation),
-        ]
-        .map(Reason::name);
+        let names = Reason::ALL.map(Reason::name);
         assert_eq!(names, ["disabled-wait", "pgmint-loop", "extint-loop", "opint-loop"]);
     }
 }

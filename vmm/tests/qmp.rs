@@ -796,6 +796,13 @@ fn bad_input() {
     for _ in 0..500 {
         assert_eq!(client.line()["return"]["name"], "g");
     }
+    // An identifier that fits on no line, after which nobody could tell replies apart.
+    let mut other = guest.client();
+    other.send(&format!("{{'execute':'query-name','id':'{}'}}", "x".repeat(65_000)));
+    let said = other.line();
+    assert!(said["error"]["desc"].as_str().unwrap().contains("connection ends"), "{said}");
+    let mut end = String::new();
+    assert_eq!(other.0.read_line(&mut end).unwrap_or(0), 0, "{end}");
     // Who says that nothing more comes is still answered.
     client.send("{\"execute\":\"query-name\"}");
     client.0.get_ref().shutdown(std::net::Shutdown::Write).unwrap();

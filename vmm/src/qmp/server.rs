@@ -253,7 +253,7 @@ impl<'a> Service<'a> {
         for client in clients.values_mut() {
             client.write();
             let answered = client.session.is_idle() && client.session.output().is_empty();
-            client.gone |= client.ended && answered;
+            client.gone |= (client.ended || client.session.is_closed()) && answered;
         }
     }
 

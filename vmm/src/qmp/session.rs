@@ -20,8 +20,8 @@ pub const QUEUE: usize = 8;
 pub const MOST_REPLIES: usize = LONGEST_LINE;
 /// Bytes that wait for a client to read, from which on events for it are dropped.
 pub const MOST_OUTPUT: usize = 4 * LONGEST_LINE;
-/// Longest identifier of a command, as JSON, in bytes: it has to fit in a reply.
-const LONGEST_ID: usize = 1024;
+/// Longest identifier of a command, as JSON, in bytes: an error has to fit on a line with it.
+pub const LONGEST_ID: usize = LONGEST_LINE - 1024;
 
 /// What commands may change of the client that gave them.
 #[derive(Debug, Default)]
@@ -46,6 +46,8 @@ pub struct Session {
     waiting: Option<(Option<Value>, Wait)>,
     client: Client,
     output: VecDeque<u8>,
+    /// Nothing more is taken or told.
+    closed: bool,
 }
 
 /// A reply that is ready to be sent.
@@ -61,6 +63,8 @@ struct Request {
     end: u64,
     id: Option<Value>,
     command: Result<Command, Error>,
+    /// Its reply cannot have its identifier.
+    hopeless: bool,
 }
 
 struct Command {
@@ -79,7 +83,12 @@ impl Session {
 
     /// How many bytes of input there is room for.
     pub fn room(&self) -> usize {
-        self.stream.room()
+        if self.closed { 0 } else { self.stream.room() }
+    }
+
+    /// Whether the connection is to be closed once the output is written.
+    pub fn is_closed(&self) -> bool {
+        self.closed
     }
 
     /// Takes input; `descriptors` came with it.
@@ -95,6 +104,9 @@ impl Session {
     /// now.
     pub fn advance(&mut self, board: &Board, shared: &mut Shared) -> Option<Reply> {
         loop {
+            if self.closed {
+                return None;
+            }
             if let Some((id, wait)) = &mut self.waiting
                 && let Some(result) = wait(board)
             {
@@ -111,12 +123,13 @@ impl Session {
             let next = self.queue.iter().position(|request| {
                 idle || self.client.oob && matches!(&request.command, Ok(Command { oob: true, .. }))
             });
-            let Request { end, id, command } = self.queue.remove(next?)?;
+            let Request { end, id, command, hopeless } = self.queue.remove(next?)?;
             let answer = command.and_then(|command| self.begin(board, shared, &command));
             self.client.descriptors.close_before(end);
             let (result, after) = match answer {
                 Ok(Answer::Now(value)) => (Ok(value), After::Nothing),
                 Ok(Answer::Then(value, after)) => (Ok(value), after),
+                Err(error) if hopeless => (Err(error), After::Close),
                 Err(error) => (Err(error), After::Nothing),
                 Ok(Answer::Wait(wait)) => {
                     self.waiting = Some((id, wait));
@@ -143,14 +156,21 @@ impl Session {
             message
         };
         if !self.send(&message(&result)) {
-            let error = Error::generic(format_args!("the answer has more than {LONGEST_LINE} bytes"));
+            let error = Error::generic(format_args!(
+                "the answer has more than {LONGEST_LINE} bytes with its id; ask for less, or give a shorter id"
+            ));
             let sent = self.send(&message(&Err(error)));
-            debug_assert!(sent, "an identifier is short");
+            debug_assert!(sent, "an identifier leaves room for that");
         }
         match after {
             After::Nothing => {}
             After::Negotiated { oob } => (self.client.negotiated, self.client.oob) = (true, oob),
             After::Do(action) => action(board),
+            After::Close => {
+                self.closed = true;
+                self.queue.clear();
+                self.waiting = None;
+            }
         }
     }
 
@@ -159,12 +179,12 @@ impl Session {
         let most = if self.client.oob { QUEUE } else { 1 };
         while self.queue.len() < most {
             let Some(next) = self.stream.take() else { return };
-            let (id, command) = match next {
+            let (id, command, hopeless) = match next {
                 Ok(Value::Object(request)) => parse(request),
-                Ok(_) => (None, Err(Error::generic("a command is a JSON object, not an array"))),
-                Err(fault) => (None, Err(Error::generic(fault))),
+                Ok(_) => (None, Err(Error::generic("a command is a JSON object, not an array")), false),
+                Err(fault) => (None, Err(Error::generic(fault)), false),
             };
-            self.queue.push_back(Request { end: self.stream.position(), id, command });
+            self.queue.push_back(Request { end: self.stream.position(), id, command, hopeless });
         }
     }
 
@@ -202,7 +222,7 @@ impl Session {
     /// that nobody was told.
     pub fn event(&mut self, at: SystemTime, name: &str, data: Option<&Value>, shared: &mut Shared) {
         let asked_for = table::event(name).is_some_and(|row| row.asked_for);
-        if !self.client.negotiated || asked_for && !self.client.subscriptions.contains(name) {
+        if self.closed || !self.client.negotiated || asked_for && !self.client.subscriptions.contains(name) {
             return;
         }
         if self.output.len() > MOST_OUTPUT {
@@ -217,10 +237,15 @@ impl Session {
         }
         // A member that a client does not know is one that it has to ignore; an event need not be.
         if self.client.dropped > 0 {
-            event["x-dropped"] = std::mem::take(&mut self.client.dropped).into();
+            event["x-dropped"] = self.client.dropped.into();
         }
-        shared.metrics.events += 1;
-        self.send(&event);
+        if self.send(&event) {
+            self.client.dropped = 0;
+            shared.metrics.events += 1;
+        } else {
+            // Clients could not read so long a line.
+            self.lost(1, shared);
+        }
     }
 
     /// Events were lost.
@@ -271,14 +296,18 @@ pub fn version() -> Value {
     json!({"qemu": {"major": major, "minor": minor, "micro": micro}, "package": PACKAGE})
 }
 
-/// The identifier and the command of a request.
-fn parse(mut request: Map<String, Value>) -> (Option<Value>, Result<Command, Error>) {
+/// The identifier and the command of a request, and whether its reply cannot have the identifier: whoever waits for that would
+/// wait for ever, so that the connection ends.
+fn parse(mut request: Map<String, Value>) -> (Option<Value>, Result<Command, Error>, bool) {
     let id = request.remove("id");
     if id.as_ref().is_some_and(|id| id.to_string().len() > LONGEST_ID) {
-        let error = Error::generic(format_args!("id: more than {LONGEST_ID} bytes; give a shorter one"));
-        return (None, Err(error));
+        let error = Error::generic(format_args!(
+            "id: more than {LONGEST_ID} bytes, which no reply has room for; the connection ends here, connect again and give a \
+             shorter one"
+        ));
+        return (None, Err(error), true);
     }
-    (id, command(request))
+    (id, command(request), false)
 }
 
 fn command(mut request: Map<String, Value>) -> Result<Command, Error> {

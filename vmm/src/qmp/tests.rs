@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::commands::{Metrics, Shared, Threads};
 use super::descriptors::Sets;
 use super::schema::Type;
-use super::session::{MOST_OUTPUT, Session};
+use super::session::{LONGEST_ID, MOST_OUTPUT, Session};
 use super::{About, LONGEST_LINE, table};
 use crate::board::Board;
 use crate::board::tests::{Bench, bench};
@@ -208,7 +208,6 @@ fn monitor_words() {
 
 #[test]
 fn bad_commands() {
-    let long = format!(r#"{{"execute":"query-name","id":"{}"}}"#, "x".repeat(2000));
     let text = transcript(
         &mut negotiated(),
         &[
@@ -233,8 +232,54 @@ fn bad_commands() {
         ],
     );
     insta::assert_snapshot!(text);
-    let answer = negotiated().values(long.as_bytes());
-    assert_eq!(answer[0]["error"]["class"], "GenericError");
+}
+
+/// Every identifier comes back as long as a line has room for it; then one is told why, and that is the end.
+#[test]
+fn identifiers() {
+    let numbers = json!(vec![1e15; 40]);
+    for id in [json!("x".repeat(2000)), json!({"a": [null, 1]}), numbers, json!("x".repeat(LONGEST_ID - 2))] {
+        let mut talk = negotiated();
+        let answer = talk.values(json!({"execute": "query-name", "id": id}).to_string().as_bytes());
+        assert_eq!((answer.len(), &answer[0]["id"]), (1, &id));
+        assert!(answer[0].get("return").is_some() && !talk.session.is_closed(), "{}", answer[0]);
+    }
+    // The identifier has room, the answer has not.
+    let mut talk = negotiated();
+    let id = json!("x".repeat(LONGEST_ID - 2));
+    let answer = talk.values(json!({"execute": "query-qmp-schema", "id": id}).to_string().as_bytes());
+    let said = answer[0]["error"]["desc"].as_str().unwrap();
+    assert!(said.contains("shorter id") && answer[0]["id"] == id, "{said}");
+    // Numbers may come back longer than they were sent.
+    for id in [format!("\"{}\"", "x".repeat(LONGEST_ID)), format!("[{}1]", "1e15,".repeat(10_000))] {
+        let mut talk = negotiated();
+        let commands = format!("{{'execute':'query-name','id':{id}}}{{'execute':'query-name'}}");
+        let answer = talk.values(commands.as_bytes());
+        assert_eq!(answer.len(), 1, "nothing is answered after that");
+        let said = answer[0]["error"]["desc"].as_str().unwrap();
+        assert!(said.starts_with("id: more than") && said.contains("connection ends"), "{said}");
+        assert!(talk.session.is_closed() && talk.session.is_idle() && talk.session.room() == 0);
+        talk.board().control.events().post(Event::Resume);
+        talk.serve();
+        assert_eq!(talk.read(), "");
+    }
+}
+
+/// An event that no line has room for is counted, and the next one says so.
+#[test]
+fn an_event_of_any_size() {
+    let mut talk = negotiated();
+    talk.send(br#"{"execute":"x-subscribe","arguments":{"events":["*"]}}"#);
+    talk.read();
+    talk.board().control.events().post(Event::ApHost("x".repeat(2 * LONGEST_LINE).into()));
+    talk.board().control.events().post(Event::Resume);
+    talk.serve();
+    let text = talk.read();
+    assert!(
+        text.lines().count() == 1 && text.contains("\"RESUME\"") && text.contains("\"x-dropped\":1"),
+        "{text}"
+    );
+    assert_eq!((talk.shared.metrics.events, talk.shared.metrics.events_dropped), (1, 1));
 }
 
 #[test]
@@ -281,19 +326,17 @@ fn events_are_of_their_types() {
     let storage = bench().storage;
     let mut cpu = crate::scripted::ScriptedCpu::new(&storage, &[]);
     let report = Report::of(&mut cpu, &storage, &Recent::default(), |_, _| String::new());
-    let crash = Crash { cpu: 1, reason: Reason::DisabledWait, report };
-    let mut all: Vec<Event> = [
+    let crashed = |reason| End::Crashed(Box::new(Crash { cpu: 1, reason, report: report.clone() }));
+    let mut all: Vec<Event> = Reason::ALL.map(crashed).iter().flat_map(Event::of_end).collect();
+    let ends = [
         End::PoweredOff,
-        End::Crashed(Box::new(crash)),
         End::Watchdog,
         End::Stopped("quit"),
         End::Stopped("SIGTERM"),
         End::Stopped("Ctrl-a x"),
         End::Failed("x".into()),
-    ]
-    .iter()
-    .flat_map(Event::of_end)
-    .collect();
+    ];
+    all.extend(ends.iter().flat_map(Event::of_end));
     let queues = vec![crycb::Apqn(0x0504)];
     for number in [None, Some(7)] {
         let (plugged, unplugged) = (queues.clone(), vec![]);

@@ -22,6 +22,7 @@ use super::schema::{NOTHING, Object, Type, may, needs, object};
 use super::session::Client;
 use super::table::{EventRow, Row};
 use crate::board::Board;
+use crate::crash::Reason;
 
 pub(super) use ap::event as ap_event;
 pub(super) use life::{monitor_cont, monitor_stop};
@@ -118,6 +119,8 @@ pub enum After {
     },
     /// This.
     Do(fn(&Board)),
+    /// The end of the connection.
+    Close,
 }
 
 /// Does `work`, which may take time, in a thread of its own; its answer when it is done. An error when too many are at work.
@@ -174,9 +177,18 @@ static PANIC_S390: Object = object(
         needs("core", Type::Int),
         needs("psw-mask", Type::Int),
         needs("psw-addr", Type::Int),
-        needs("reason", Type::Enum("S390CrashReason", &["disabled-wait"])),
+        needs("reason", Type::Enum("S390CrashReason", CRASH_REASONS)),
     ],
 );
+const CRASH_REASONS: &[&str] = &{
+    let mut names = [""; Reason::ALL.len()];
+    let mut n = 0;
+    while n < names.len() {
+        names[n] = Reason::ALL[n].name();
+        n += 1;
+    }
+    names
+};
 static PANIC_INFORMATION: Object = Object {
     name: "GuestPanicInformation",
     members: &[needs("type", Type::Enum("GuestPanicInformationType", &["s390"]))],
@@ -211,7 +223,8 @@ static AP_REQUEST_DATA: Object = object(
 );
 static CLIENTS_DATA: Object = object("ClientsData", &[needs("clients", Type::Int)]);
 
-/// Every event.
+/// Every event. QEMU's DEVICE_UNPLUG_GUEST_ERROR is none of them: it tells that a guest refused to let a device go, and no
+/// guest is asked about a vfio-ap device.
 pub static EVENTS: &[EventRow] = &[
     EventRow { name: "STOP", data: &NOTHING, asked_for: false },
     EventRow { name: "RESUME", data: &NOTHING, asked_for: false },
