@@ -5,6 +5,7 @@
 //! our own says what keeps it here. The only module of this crate with `unsafe` code.
 #![allow(unsafe_code)]
 
+use std::error::Error;
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -15,7 +16,8 @@ use std::sync::Arc;
 use iommufd_ioctls::IommuFd;
 use machine::Storage;
 use vfio_bindings::bindings::vfio::*;
-use vfio_ioctls::{VfioContainer, VfioDevice, VfioError, VfioIommufd};
+use vfio_ioctls::{VfioContainer, VfioDevice, VfioIommufd};
+use vmm_sys_util::errno;
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::ioctl::{ioctl, ioctl_with_mut_ref, ioctl_with_ptr, ioctl_with_ref, ioctl_with_val};
 use vmm_sys_util::ioctl_io_nr;
@@ -56,12 +58,17 @@ struct IrqSet {
 /// VFIO of this host.
 pub struct Host;
 
-fn refused(error: VfioError) -> io::Error {
-    match error {
-        VfioError::OpenContainer(e) | VfioError::OpenDeviceCdev(e) => e,
-        VfioError::IommuDmaMap(e) | VfioError::IommuDmaUnmap(e) => e.into(),
-        other => io::Error::other(other),
+/// What the kernel answered, which those crates have somewhere in their errors.
+fn refused(error: impl Error + Send + Sync + 'static) -> io::Error {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(&error);
+    while let Some(error) = cause {
+        let ours = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+        if let Some(number) = ours.or_else(|| Some(error.downcast_ref::<errno::Error>()?.errno())) {
+            return io::Error::from_raw_os_error(number);
+        }
+        cause = error.source();
     }
+    io::Error::other(error)
 }
 
 /// The answer of an ioctl.
@@ -86,7 +93,7 @@ impl kernel::Vfio for Host {
     }
 
     fn address_space(&self) -> io::Result<Box<dyn kernel::AddressSpace>> {
-        let iommufd = Arc::new(IommuFd::new().map_err(io::Error::other)?);
+        let iommufd = Arc::new(IommuFd::new().map_err(refused)?);
         let space = VfioIommufd::new(iommufd, None, None).map_err(refused)?;
         Ok(Box::new(AddressSpace { space, storage: None }))
     }
@@ -276,3 +283,7 @@ impl kernel::Device for Device {
 #[cfg(test)]
 #[path = "ioctls_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "ioctls_calls_tests.rs"]
+mod calls;

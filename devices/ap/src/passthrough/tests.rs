@@ -16,7 +16,7 @@ use super::*;
 use crate::host::tree::{make_sysfs, put};
 use crate::host::{ApHost, Description, EventKind};
 
-const ONE: &str = "62177883-f1bb-47f0-914d-32a22e3a8804";
+pub(super) const ONE: &str = "62177883-f1bb-47f0-914d-32a22e3a8804";
 /// Two adapters and two domains for the guest; adapter 8 stays the host's, 7 does not exist.
 const HOST: &str = r#"{"adapters": [{"adapter": 5, "type": "CEX8A"}, {"adapter": 6, "type": "CEX7A"},
     {"adapter": 8, "type": "CEX4A"}], "usage_domains": [4, "0x47"], "control_domains": [4, "0x47"],
@@ -26,12 +26,12 @@ const HOST: &str = r#"{"adapters": [{"adapter": 5, "type": "CEX8A"}, {"adapter":
 const CPUINFO: &str = "vendor_id       : IBM/S390\nfacilities      : 0 1 2 12 15 65 76\n";
 const MATRIX: &str = "sys/devices/vfio_ap/matrix/62177883-f1bb-47f0-914d-32a22e3a8804";
 
-fn one() -> Uuid {
+pub(super) fn one() -> Uuid {
     ONE.parse().unwrap()
 }
 
 /// A host that is ready for a guest, by group and by character device.
-fn host() -> tempfile::TempDir {
+pub(super) fn host() -> tempfile::TempDir {
     let root = tempfile::tempdir().unwrap();
     let state = ApHost::rehearsal_of(&Description::from_json(HOST).unwrap()).snapshot();
     make_sysfs(&root.path().join("sys"), &state);
@@ -126,8 +126,8 @@ impl Bench {
     }
 }
 
-const GROUP: MdevName = MdevName::Group(3);
-const DEVICE: MdevName = MdevName::Device(0);
+pub(super) const GROUP: MdevName = MdevName::Group(3);
+pub(super) const DEVICE: MdevName = MdevName::Device(0);
 
 #[rustfmt::skip]
 const OPEN_GROUP: [&str; 14] = [
