@@ -1,10 +1,21 @@
 #!/bin/busybox sh
 # Traffic through the cards, and what the guest sees of them, while the host plugs and unplugs. `adjunct.queues=A,B` on
 # the command line names queues that get a device node and traffic of their own; another stream goes to whatever card the
-# kernel chooses, one reads random bytes. A line on the console ends it.
+# kernel chooses, one reads random bytes. Lines on the console tell what to do: `look` prints lszcrypt's rows and the number
+# of replies for which the kernel had no request, `stop` ends it.
 . /ap.sh
 
+# A warning for each reply without a request: the AP bus keeps these in a ring that has to be large enough for all.
+mount -t debugfs debugfs /sys/kernel/debug
+log=/sys/kernel/debug/s390dbf/ap
+echo 4 > $log/level
+echo 256 > $log/pages
+[ "$(cat $log/level $log/pages | tr -d ' \n')" = 4256 ] || step log FAIL "$(cat $log/level $log/pages)"
+
 ap_start || exit
+
+# By itself the kernel looks for changes as rarely as it can: what it sees at once it has been told.
+echo 120 > $ap/config_time
 
 # node QUEUE: a device node that only reaches this queue.
 node() {
@@ -52,7 +63,16 @@ done
 random_stream &
 
 (
-    read -r _ < /dev/console
+    while read -r word; do
+        case $word in
+            look)
+                strays=$(grep -c 'unassociated reply' $log/sprintf)
+                lszcrypt 2>&1 | sed 's/^/ADJUNCT-LSZCRYPT /'
+                echo "ADJUNCT-LOOKED strays $strays"
+                ;;
+            stop) break ;;
+        esac
+    done < /dev/console
     touch /tmp/stop
 ) &
 step traffic ok "started"
