@@ -1,16 +1,17 @@
-//! The machine below the host and the VMs beside it, which watch what the host does while it does it.
+//! The machine below the host and the VMs beside it, which watch what the host does while it does it. The machine's queues are
+//! the emulated ones, of which some misbehave; the VMs' guests [use them](crate::traffic).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use ap::QueueInformation;
-use ap::card::Mode as CardMode;
 use ap::host::{ApHost, Guest, Lpar, Machine, QueueStatus};
 use crycb::{Apqn, Matrix, Qci};
 use uuid::Uuid;
 
-use crate::ops::{DEVICES, Mode, Queue};
+use crate::ops::{Act, DEVICES, Mode, OLD, Queue};
+use crate::traffic::Traffic;
 
 /// How often the host looks into the world while it waits; more would only cost time.
 const LOOKS: u32 = 2;
@@ -35,9 +36,12 @@ pub struct Seen {
     /// `VFIO_DEVICE_RESET` alone may reset queues of a guest that keeps them.
     pub keeps: bool,
     modes: BTreeMap<Queue, Mode>,
-    /// Looks of TAPQ that a reset still takes.
+    /// Looks of TAPQ that a reset still takes; [`u8::MAX`] for ever.
     slow: BTreeMap<Queue, u8>,
-    lpar: Option<Lpar>,
+    /// Adapters that are older than any that a description can name.
+    old: BTreeSet<u8>,
+    /// What the next configuration makes of that.
+    coming: Vec<(u8, bool)>,
 }
 
 #[derive(Clone)]
@@ -64,6 +68,7 @@ impl Seen {
         self.released.clear();
         self.lost.clear();
         self.wrong.clear();
+        self.coming.clear();
         self.pauses = 0;
         self.keeps = keeps;
         for vm in &mut self.vms {
@@ -71,20 +76,44 @@ impl Seen {
         }
     }
 
-    pub fn behave(&mut self, q: Queue, mode: Mode) {
-        self.slow.remove(&q);
-        self.modes.insert(q, mode);
+    /// The adapter has a card of this generation when the next configuration comes, if it does in this operation.
+    pub fn plug(&mut self, adapter: u8, generation: u8) {
+        self.coming.push((adapter, generation == OLD));
     }
 }
 
 /// Machine and VMs in one.
-#[derive(Default)]
 pub struct World {
     seen: Mutex<Seen>,
     host: OnceLock<Weak<ApHost>>,
+    pub traffic: Traffic,
 }
 
 impl World {
+    /// A machine with no adapter yet, of which PQAP(QCI) will say this.
+    pub fn new(qci: Qci) -> Self {
+        Self { seen: Mutex::default(), host: OnceLock::new(), traffic: Traffic::new(qci) }
+    }
+
+    /// An operation begins; `keeps` as in [`Seen::keeps`].
+    pub fn begin(&self, keeps: bool) {
+        self.seen().begin(keeps);
+        self.traffic.begin();
+    }
+
+    /// The queue takes resets so from now on. One that did not end does.
+    pub fn behave(&self, q: Queue, mode: Mode) {
+        let mut seen = self.seen();
+        seen.slow.remove(&q);
+        seen.modes.insert(q, mode);
+        self.traffic.unstick(q);
+    }
+
+    /// A guest executes an instruction.
+    pub fn act(&self, vm: usize, pick: u8, act: Act) {
+        self.traffic.act(vm, pick, act);
+    }
+
     pub fn seen(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -108,39 +137,29 @@ impl World {
         }
         // Without a guest a query is made all the same.
         let _ = host.mdev(Uuid::nil());
+        let reset = self.seen().reset.clone();
+        (0..DEVICES).for_each(|vm| self.traffic.work(vm, &reset));
     }
 }
 
 impl Machine for World {
     fn qci(&self) -> Qci {
-        self.seen().lpar.as_ref().expect("configured first").qci()
+        self.traffic.qci()
     }
 
     fn tapq(&self, apqn: Apqn) -> (u8, Option<QueueInformation>) {
+        let (code, information) = self.traffic.tapq(apqn);
         let mut seen = self.seen();
-        let lpar = seen.lpar.as_ref().expect("configured first");
-        let Some(installed) = lpar.adapter(apqn.apid()).filter(|_| lpar.qci().matrix.test(apqn)) else {
-            return (0x01, None);
+        let Some(looks) = seen.slow.get_mut(&queue(apqn)).filter(|looks| (1..=u8::MAX - 1).contains(*looks))
+        else {
+            return (code, information);
         };
-        let information = QueueInformation {
-            apsc: true,
-            mex4k: true,
-            crt4k: true,
-            mode: CardMode::Accelerator,
-            apxa: true,
-            hardware_type: installed.adapter.generation.ap_type(),
-            highest_domain: crate::ops::MAX,
-            max_message: 12 * 1024,
-            depth: 8,
-        };
-        let mut code = installed.condition.response_code();
-        if code == 0
-            && let Some(looks) = seen.slow.get_mut(&queue(apqn)).filter(|looks| **looks > 0)
-        {
-            *looks = if *looks == u8::MAX { u8::MAX } else { *looks - 1 };
-            code = 0x02;
+        *looks -= 1;
+        if *looks == 0 {
+            // It is the last look that finds the reset in progress.
+            self.traffic.unstick(queue(apqn));
         }
-        (code, Some(information))
+        (if code == 0 { 0x02 } else { code }, information)
     }
 
     fn zapq(&self, apqn: Apqn) -> u8 {
@@ -150,38 +169,32 @@ impl Machine for World {
         if !seen.keeps && seen.vms.iter().any(|vm| vm.masks.test(apqn)) {
             seen.wrong.push(format!("ZAPQ of {apqn}, which is in an APCB"));
         }
-        let lpar = seen.lpar.as_ref().expect("configured first");
-        let condition = match lpar.adapter(apqn.apid()) {
-            Some(installed) if lpar.qci().matrix.test(apqn) => installed.condition.response_code(),
-            _ => 0x01,
-        };
-        if condition != 0 {
-            return condition;
+        let mode = seen.modes.get(&q).copied().unwrap_or(Mode::Good);
+        if let Mode::Busy(busy, left) = mode
+            && let (0, _) = self.traffic.tapq(apqn)
+        {
+            seen.modes.insert(q, if left > 1 { Mode::Busy(busy, left - 1) } else { Mode::Good });
+            seen.slow.insert(q, 1);
+            return busy;
         }
-        match seen.modes.get(&q).copied().unwrap_or(Mode::Good) {
-            Mode::Good => 0x00,
-            Mode::Slow(looks) => {
-                seen.slow.insert(q, looks);
-                0x00
-            }
-            Mode::Busy(code, left) => {
-                seen.modes.insert(q, if left > 1 { Mode::Busy(code, left - 1) } else { Mode::Good });
-                seen.slow.insert(q, 1);
-                code
-            }
-            Mode::Stuck => {
-                seen.slow.insert(q, u8::MAX);
-                0x00
-            }
-            Mode::Gone => 0x01,
+        let code = self.traffic.zapq(apqn, matches!(mode, Mode::Slow(_) | Mode::Stuck));
+        match mode {
+            Mode::Slow(looks) if code == 0 => drop(seen.slow.insert(q, looks)),
+            Mode::Stuck if code == 0 => drop(seen.slow.insert(q, u8::MAX)),
+            // What is not there for a moment has nothing on it when it is back.
+            Mode::Gone if code == 0 => return 0x01,
+            _ => {}
         }
+        code
     }
 
     fn release_interruption(&self, apqn: Apqn) {
+        self.traffic.release_interruption(apqn);
         self.seen().released.insert(queue(apqn));
     }
 
-    fn pause(&self, _: Duration) {
+    fn pause(&self, time: Duration) {
+        self.traffic.pause(time.as_nanos() as u64);
         self.seen().pauses += 1;
         if self.seen().pauses <= LOOKS {
             self.look();
@@ -189,7 +202,22 @@ impl Machine for World {
     }
 
     fn configure(&self, lpar: &Lpar) {
-        self.seen().lpar = Some(lpar.clone());
+        let mut seen = self.seen();
+        for (adapter, old) in std::mem::take(&mut seen.coming) {
+            if old {
+                seen.old.insert(adapter)
+            } else {
+                seen.old.remove(&adapter)
+            };
+        }
+        let hardware_type = |adapter| match lpar.adapter(crycb::Apid(adapter)) {
+            // CEX3
+            _ if seen.old.contains(&adapter) => 9,
+            installed => installed.map_or(0, |installed| installed.adapter.generation.ap_type()),
+        };
+        for emptied in self.traffic.configure(lpar, hardware_type) {
+            seen.slow.remove(&emptied);
+        }
     }
 }
 
@@ -208,10 +236,12 @@ impl Guest for Double {
     }
 
     fn set_hook(&self, present: bool) {
+        self.0.traffic.set_hook(self.1, present);
         self.vm(|vm| vm.hook = present);
     }
 
     fn set_masks(&self, matrix: &Matrix) {
+        self.0.traffic.set_masks(self.1, matrix);
         let mut seen = self.0.seen();
         let before = std::mem::replace(&mut seen.vms[self.1].masks, *matrix);
         let gone: Vec<Queue> = before.apqns().filter(|apqn| !matrix.test(*apqn)).map(queue).collect();

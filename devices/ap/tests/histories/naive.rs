@@ -7,6 +7,9 @@ use crate::ops::*;
 
 type Errno = &'static str;
 
+/// The generation of the oldest adapters that the bus makes devices of.
+const OLDEST: u8 = 4;
+
 /// A queue device.
 #[derive(Clone, Debug)]
 pub struct Device {
@@ -184,6 +187,11 @@ impl Naive {
             }
             Op::Behave(q, mode) => drop(self.modes.insert(*q, *mode)),
             Op::Polite(vm, polite) => self.vms[*vm].polite = *polite,
+            Op::Mend => {
+                self.modes.clear();
+                self.vms.iter_mut().for_each(|vm| vm.polite = true);
+            }
+            Op::Guest(..) | Op::Storm | Op::Watch => {}
         }
         Ok(())
     }
@@ -567,13 +575,20 @@ impl Naive {
                 let mut guest = self.mdevs[&d].guest.clone();
                 (0..3).for_each(|i| guest[i] = without(&guest[i], &without(&self.info[i], &new[i])));
                 self.write_guest(d, guest);
-                let mdev = self.mdevs.get_mut(&d).expect("there");
-                (0..3).for_each(|i| mdev.adding[i] = common(&mdev.has[i], &without(&new[i], &self.info[i])));
+            }
+            let mut added: [Numbers; 3] = std::array::from_fn(|i| without(&new[i], &self.info[i]));
+            // vfio_ap_filter_apid_by_qtype: it asks the added domains alone, so without one every adapter stays.
+            if !added[1].is_empty() {
+                added[0].retain(|a| self.adapters[a].0 >= OLDEST);
+            }
+            for mdev in self.mdevs.values_mut() {
+                (0..3).for_each(|i| mdev.adding[i] = common(&mdev.has[i], &added[i]));
             }
             self.info = new;
         }
         for a in 0..=MAX {
-            let installed = self.adapters.get(&a).copied().filter(|_| !self.usage.is_empty());
+            let installed = self.adapters.get(&a).copied();
+            let installed = installed.filter(|(t, _)| !self.usage.is_empty() && *t >= OLDEST);
             let card = self.cards.get(&a).copied();
             let stays = installed.is_some() && card.map(|(t, _)| t) == installed.map(|(t, _)| t);
             if !stays {

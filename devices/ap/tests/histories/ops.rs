@@ -68,7 +68,10 @@ pub enum Driver {
     VfioAp,
 }
 
-/// A change by the support element. Types are generations: 7 or 8.
+/// The generation of an adapter that neither the bus nor vfio_ap takes: CEX3.
+pub const OLD: u8 = 3;
+
+/// A change by the support element. Types are generations: 7, 8 or [`OLD`].
 #[derive(Clone, Copy, Debug)]
 pub enum Change {
     Add(u8, u8),
@@ -97,6 +100,39 @@ pub enum Mode {
     Gone,
 }
 
+/// Where a notification byte is to be, and what the host refuses meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nib {
+    Good,
+    /// At absolute address 0.
+    Zero,
+    /// Behind the guest's storage.
+    Outside,
+    /// The host pins no page.
+    NoPin,
+    /// The host registers no interruption subclass.
+    NoIsc,
+    /// The queue is busy.
+    Busy,
+}
+
+/// What a guest does with a queue.
+#[derive(Clone, Copy, Debug)]
+pub enum Act {
+    /// NQAP of so many bytes.
+    Enqueue(u8),
+    /// DQAP with room for so many bytes, in so many parts at most.
+    Dequeue(u8, u8),
+    /// AQIC: the subclass.
+    Enable(u8, Nib),
+    /// AQIC.
+    Disable,
+    /// RAPQ, or ZAPQ if true.
+    Reset(bool),
+    /// So many microseconds pass, in which replies come.
+    Wait(u16),
+}
+
 #[derive(Clone, Debug)]
 pub enum Op {
     Create(usize),
@@ -123,6 +159,14 @@ pub enum Op {
     Behave(Queue, Mode),
     /// Not of the host: whether the VM gives a device back when asked.
     Polite(usize, bool),
+    /// Not of the host: the VM's guest uses one of its queues, the number says which.
+    Guest(usize, u8, Act),
+    /// Not of the host: from now on each queue takes resets at once, and VMs give back what they are asked for.
+    Mend,
+    /// Devices come and go until a watcher that does not look misses events.
+    Storm,
+    /// That watcher looks.
+    Watch,
 }
 
 impl MaskText {
@@ -195,7 +239,7 @@ fn mask_text(range: std::ops::RangeInclusive<u8>) -> impl Strategy<Value = MaskT
 }
 
 fn change() -> impl Strategy<Value = Change> {
-    let generation = || 7u8..=8;
+    let generation = || prop_oneof![3 => 7u8..=8, 1 => Just(OLD)];
     prop_oneof![
         3 => (ADAPTERS, generation()).prop_map(|(n, t)| Change::Add(n, t)),
         3 => ADAPTERS.prop_map(Change::Remove),
@@ -216,6 +260,25 @@ fn mode() -> impl Strategy<Value = Mode> {
         1 => (prop_oneof![Just(2u8), Just(5), Just(0x0a)], 1u8..4).prop_map(|(code, n)| Mode::Busy(code, n)),
         2 => Just(Mode::Stuck),
         1 => Just(Mode::Gone),
+    ]
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let nib = prop_oneof![
+        12 => Just(Nib::Good),
+        1 => Just(Nib::Zero),
+        1 => Just(Nib::Outside),
+        1 => Just(Nib::NoPin),
+        1 => Just(Nib::NoIsc),
+        1 => Just(Nib::Busy),
+    ];
+    prop_oneof![
+        9 => (0u8..40).prop_map(Act::Enqueue),
+        8 => (1u8..60, 1u8..4).prop_map(|(room, parts)| Act::Dequeue(room, parts)),
+        5 => (0u8..8, nib).prop_map(|(isc, nib)| Act::Enable(isc, nib)),
+        1 => Just(Act::Disable),
+        1 => any::<bool>().prop_map(Act::Reset),
+        7 => (0u16..600).prop_map(Act::Wait),
     ]
 }
 
@@ -245,6 +308,8 @@ fn op() -> impl Strategy<Value = Op> {
         3 => device().prop_map(Op::Reset),
         4 => (queue(), mode()).prop_map(|(q, mode)| Op::Behave(q, mode)),
         1 => (device(), any::<bool>()).prop_map(|(vm, polite)| Op::Polite(vm, polite)),
+        65 => (device(), any::<u8>(), act()).prop_map(|(vm, pick, act)| Op::Guest(vm, pick, act)),
+        1 => Just(Op::Watch),
     ]
 }
 
@@ -275,9 +340,13 @@ fn beginning() -> impl Strategy<Value = Vec<Op>> {
     })
 }
 
-/// A history of 30 to 60 operations.
+/// A history of 50 to 100 operations, in one of twenty of which a watcher misses events.
 pub fn history() -> impl Strategy<Value = Vec<Op>> {
-    (beginning(), proptest::collection::vec(op(), 30..=50)).prop_map(|(mut ops, more)| {
+    let storm = prop_oneof![19 => Just(None), 1 => (0usize..50).prop_map(Some)];
+    (beginning(), proptest::collection::vec(op(), 50..=80), storm).prop_map(|(mut ops, mut more, storm)| {
+        if let Some(at) = storm {
+            more.insert(at, Op::Storm);
+        }
         ops.extend(more);
         ops
     })
