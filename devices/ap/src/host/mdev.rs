@@ -51,7 +51,8 @@ pub enum Attribute {
     UnassignDomain(String),
     AssignControlDomain(String),
     UnassignControlDomain(String),
-    /// All three masks at once: adapters, domains, control domains, in hexadecimal with commas (or newlines) between.
+    /// All three masks at once: adapters, domains, control domains, in hexadecimal with commas (or newlines) between. An empty
+    /// one is zeros, and what follows the third is not looked at.
     ApConfig(String),
 }
 
@@ -222,19 +223,23 @@ impl Attribute {
 
     fn masks(&self, mdev: Uuid) -> Result<Matrix, HostError> {
         let (attribute, text) = self.parts();
-        let parts: Vec<&str> = text.strip_suffix('\n').unwrap_or(text).split([',', '\n']).collect();
-        let [apm, aqm, adm] = parts[..] else {
-            let expected = "three masks in hexadecimal with commas or newlines between";
-            return Err(HostError::Value { mdev, attribute, value: text.to_owned(), expected });
-        };
-        let mask = |text: &str| {
+        // As the driver reads it: an empty mask is zeros, and so is the one behind a newline that ends the second; what
+        // follows the third is not looked at.
+        let mut parts = text.split([',', '\n']);
+        let mut mask = || {
+            let text = parts.next().ok_or_else(|| HostError::Value {
+                mdev,
+                attribute,
+                value: text.to_owned(),
+                expected: "three masks in hexadecimal with commas or newlines between",
+            })?;
             text.parse::<Mask256>().map_err(|source| HostError::Mask {
                 attribute: format!("{attribute} of mdev {mdev}"),
                 text: text.to_owned(),
                 source,
             })
         };
-        Ok(Matrix { apm: mask(apm)?, aqm: mask(aqm)?, adm: mask(adm)? })
+        Ok(Matrix { apm: mask()?, aqm: mask()?, adm: mask()? })
     }
 }
 
@@ -312,10 +317,22 @@ mod tests {
     fn ap_config() {
         check(r#"{"assign_adapter": "5"}, {"ap_config": "0x41,0x08,80\n"}"#, Ok([&[1, 7], &[4], &[0]]));
         check(r#"{"ap_config": "0x41\n0x08\n80"}"#, Ok([&[1, 7], &[4], &[0]]));
-        check(r#"{"ap_config": "0x0,0x0"}"#, Err("EINVAL"));
-        check(r#"{"ap_config": "0x0,0x0,0x0,0x0"}"#, Err("EINVAL"));
-        check(r#"{"assign_adapter": "5"}, {"ap_config": "0x0,,0x0"}"#, Ok([&[], &[], &[]]));
+        for two in ["", ",", "\\n", "0x0,0x0", "5", "5\\n"] {
+            check(&format!(r#"{{"ap_config": "{two}"}}"#), Err("EINVAL"));
+        }
+        check(r#"{"assign_adapter": "5"}, {"ap_config": "0x02,,0x0"}"#, Ok([&[6], &[], &[]]));
+        check(r#"{"assign_adapter": "5"}, {"ap_config": ",,"}"#, Ok([&[], &[], &[]]));
+        check(r#"{"assign_control_domain": "5"}, {"ap_config": "x04,0x,\n"}"#, Ok([&[5], &[], &[]]));
+        check(r#"{"assign_control_domain": "5"}, {"ap_config": "0x04,0x08\n"}"#, Ok([&[5], &[4], &[]]));
+        check(r#"{"ap_config": "0x04,0x08,0x08,and the rest"}"#, Ok([&[5], &[4], &[4]]));
+        check(r#"{"ap_config": "0x04,0x08,0x08\n0xg\n"}"#, Ok([&[5], &[4], &[4]]));
         check(r#"{"ap_config": "0x0,+1,0x0"}"#, Err("EINVAL"));
+        check(r#"{"ap_config": "0x0,0x0,0x0 "}"#, Err("EINVAL"));
+        check(
+            &format!(r#"{{"ap_config": "{:0<64},{:0<64},0x{:0<64}\n"}}"#, "04", "08", "08"),
+            Ok([&[5], &[4], &[4]]),
+        );
+        check(&format!(r#"{{"ap_config": "{:0<65},0,0"}}"#, "04"), Err("EINVAL"));
         check(r#"{"ap_config": "0x01,0x40,0x0"}"#, Err("EADDRNOTAVAIL"));
         check(r#"{"ap_config": "0x00000000000000008,0x0,0x0"}"#, Err("ENODEV"));
         check(r#"{"ap_config": "0x0,0x0000000000000000000001,0x0"}"#, Err("ENODEV"));

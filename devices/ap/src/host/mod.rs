@@ -233,6 +233,7 @@ impl ApHost {
     pub fn snapshot(&self) -> Snapshot {
         let bus = self.bus.lock();
         let permissions = self.permissions.lock();
+        let _guests = self.guests.lock();
         let vfio_ap = self.vfio_ap.lock();
         Snapshot::of(&bus, &permissions, &vfio_ap, |apqn| self.machine.statistics(apqn))
     }
@@ -252,10 +253,12 @@ impl ApHost {
     /// # Errors
     /// [`HostError::UnknownMdev`].
     pub fn mdev(&self, uuid: Uuid) -> Result<Mdev, HostError> {
+        let _guests = self.guests.lock();
         self.vfio_ap.lock().mdev(uuid).cloned()
     }
 
-    /// sysfs `status` of a queue; `None` unless it is bound to vfio_ap.
+    /// sysfs `status` of a queue; `None` unless it is bound to vfio_ap. It is looked up under the mdevs lock alone, which every
+    /// change holds too, so that it can be asked with a guest's PQAP hook held.
     pub fn status(&self, apqn: Apqn) -> Option<QueueStatus> {
         self.vfio_ap.lock().status(apqn)
     }

@@ -265,13 +265,14 @@ impl Drivers for Steps<'_> {
 
     fn config_changed(&mut self, now: &Matrix, before: &Matrix) {
         let (removed, mut added) = (before.minus(now), now.minus(before));
+        // The machine is asked without a lock that a query needs.
+        added.apm = self.of_known_type(&added);
         let guests = self.host.guests.lock();
         let uuids: Vec<Uuid> = self.host.vfio_ap.lock().mdevs().iter().map(|mdev| mdev.uuid).collect();
         for uuid in uuids {
             let event = |vfio_ap: &mut VfioAp| Ok(vfio_ap.configuration_removed(uuid, &removed));
             self.step_under(&guests, Some(uuid), event).expect("it is not refused");
         }
-        added.apm = self.of_known_type(&added);
         let mut vfio_ap = self.host.vfio_ap.lock();
         vfio_ap.configuration_added(&added);
         vfio_ap.set_configuration(*now);

@@ -195,6 +195,9 @@ impl Machine for World {
 
     fn pause(&self, time: Duration) {
         self.traffic.pause(time.as_nanos() as u64);
+        if time != Duration::from_millis(20) {
+            self.seen().wrong.push(format!("{time:?} between two looks"));
+        }
         self.seen().pauses += 1;
         if self.seen().pauses <= LOOKS {
             self.look();

@@ -17,8 +17,17 @@ pub struct Device {
     pub over: Option<String>,
     /// Response code with which the last reset stands.
     pub last: u8,
-    /// A filter dropped the adapter because this queue's reset had not ended well.
-    waited_for: bool,
+}
+
+/// What happened to a queue, as far as it matters later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Past {
+    /// A driver got it.
+    Bound,
+    /// A filter met it with a last reset that had not ended well, or not ended.
+    LeftOut,
+    /// A reset ended well.
+    Ended,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -51,6 +60,8 @@ pub struct Naive {
     /// Type and condition as the bus saw them.
     cards: BTreeMap<u8, (u8, u8)>,
     pub queues: BTreeMap<Queue, Device>,
+    /// All that happened, oldest first.
+    past: Vec<(Queue, Past)>,
     pub apmask: [bool; 256],
     pub aqmask: [bool; 256],
     pub mdevs: BTreeMap<usize, Mdev>,
@@ -98,6 +109,7 @@ impl Naive {
             info: Default::default(),
             cards: BTreeMap::new(),
             queues: BTreeMap::new(),
+            past: Vec::new(),
             apmask: [true; 256],
             aqmask: [true; 256],
             mdevs: BTreeMap::new(),
@@ -367,9 +379,8 @@ impl Naive {
             }
         }
         for q in self.bound_of(d) {
-            let device = self.queues.get_mut(&q).expect("bound");
-            if self.info[0].contains(&q.0) && domains.contains(&q.1) && !passable(device.last) {
-                device.waited_for = true;
+            if self.info[0].contains(&q.0) && domains.contains(&q.1) && !passable(self.queues[&q].last) {
+                self.past.push((q, Past::LeftOut));
             }
         }
         self.write_guest(d, [adapters, domains.clone(), before[2].clone()]);
@@ -419,11 +430,14 @@ impl Naive {
             }
             for q in &over {
                 let good = passable(outcomes[q]);
-                let Some(device) = self.queues.get_mut(q) else { continue };
-                let waited = good && std::mem::take(&mut device.waited_for);
+                let Some(device) = self.queues.get(q) else { continue };
                 let bound = device.driver == Some(Driver::VfioAp);
                 let owner =
                     self.mdevs.iter().find(|(_, m)| m.assigned(*q)).map(|(d, m)| (*d, m.reachable(*q)));
+                let waited = good && self.was_left_out(*q);
+                if good {
+                    self.past.push((*q, Past::Ended));
+                }
                 let Some((d, reachable)) = owner.filter(|_| bound) else { continue };
                 if waited || (!good && reachable) {
                     self.filter(d);
@@ -436,6 +450,11 @@ impl Naive {
             }
         }
         outcomes
+    }
+
+    /// Whether a filter left the queue out for its reset, since it was bound and since a reset ended well.
+    fn was_left_out(&self, q: Queue) -> bool {
+        self.past.iter().rev().find(|(other, _)| *other == q).is_some_and(|(_, past)| *past == Past::LeftOut)
     }
 
     // The bus.
@@ -454,12 +473,12 @@ impl Naive {
     fn bind(&mut self, q: Queue, driver: Driver) {
         let device = self.queues.get_mut(&q).expect("there");
         device.driver = Some(driver);
-        device.waited_for = false;
+        self.past.push((q, Past::Bound));
         if driver == Driver::Default {
             return;
         }
         // Beyond Linux: what a failed reset left is not passed on.
-        if !passable(device.last) {
+        if !passable(self.queues[&q].last) {
             self.order_resets([q].into());
         }
         let owner = self.mdevs.iter().find(|(_, m)| m.assigned(q)).map(|(d, _)| *d);
@@ -621,7 +640,7 @@ impl Naive {
     }
 
     fn add_device(&mut self, q: Queue) {
-        self.queues.insert(q, Device { driver: None, over: None, last: 0, waited_for: false });
+        self.queues.insert(q, Device { driver: None, over: None, last: 0 });
         let driver = self.meant_for(q).expect("there is no override yet");
         self.bind(q, driver);
     }

@@ -35,7 +35,7 @@ pub const ODD_NUMBERS: &[(&str, Result<u64, &str>)] = &[
 ];
 /// Texts that are no `ap_config`.
 pub const BAD_CONFIGS: &[&str] =
-    &["", "0x0,0x0", "0x0,0x0,0x0,0x0", "0x0,+4,0x0", "0x0,0 ,0x0", "0x0,0xg0,0x0"];
+    &["", ",", "\n", "0x0,0x0", "0x0,+4,0x0", "0x0,0 ,0x0", "0x0,0xg0,0x0", "0x0,0x0,-,0x0"];
 /// Texts that are no `apmask`.
 pub const BAD_MASKS: &[&str] = &[" ", "0xx", "g", "+", "+6-3", "+256", "-3,4", "0xfg"];
 /// Texts for `driver_override`.
@@ -188,11 +188,20 @@ impl MaskText {
     }
 }
 
-/// The text of `ap_config`.
+/// The text of `ap_config`. Empty masks may be left out, and whatever comes behind the third does not matter.
 pub fn config_text(masks: &[Numbers; 3], form: u8) -> String {
     let digits = if form % 3 == 0 { 256 } else { 16 };
-    let parts: Vec<String> = masks.iter().map(|m| hex(|n| m.contains(&n), digits, form % 2 == 0)).collect();
-    parts.join(",") + if form % 5 == 0 { "\n" } else { "" }
+    let text = |mask: &Numbers| match form % 7 {
+        0 if mask.is_empty() => String::new(),
+        _ => hex(|n| mask.contains(&n), digits, form % 2 == 0),
+    };
+    let parts: Vec<String> = masks.iter().map(text).collect();
+    parts.join(if form % 11 == 0 { "\n" } else { "," })
+        + match form % 5 {
+            0 => "\n",
+            1 => ",0xff",
+            _ => "",
+        }
 }
 
 /// The first `bits` numbers in hexadecimal, number 0 leftmost.

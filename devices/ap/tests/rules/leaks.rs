@@ -92,3 +92,27 @@ fn v20_a_vm_that_is_gone_loses_its_device() {
     let next = Vm::new(2, &s.log);
     assert_eq!(s.host.attach(mdev(1), next).unwrap(), matrix("a5 a6 d4"));
 }
+
+/// No more devices can be created than `available_instances` said at first; one that is removed makes room.
+#[test]
+fn s2_the_last_device_and_one_more() {
+    let mut state = Setup::new("a5 d4").host.snapshot();
+    let device = |n| ap::host::MdevState {
+        uuid: uuid::Uuid::from_u128(n),
+        matrix: matrix(""),
+        guest_matrix: matrix(""),
+        attached: false,
+    };
+    state.mdevs = (1..65_536).map(device).collect();
+    let host = ap::host::ApHost::rehearsal(&state);
+    let create = |n| match host.create_mdev(uuid::Uuid::from_u128(n)) {
+        Ok(()) => "done".to_owned(),
+        Err(error) => error.errno().to_owned(),
+    };
+    assert_eq!(create(65_536), "done");
+    assert_eq!(create(65_537), "EUSERS");
+    assert_eq!(create(7), "EEXIST", "which is looked at first");
+    assert_eq!(host.snapshot().mdevs.len(), 65_536);
+    host.remove_mdev(uuid::Uuid::from_u128(7)).unwrap();
+    assert_eq!([create(65_537), create(7)], ["done", "EUSERS"]);
+}

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ap::QueueInformation;
-use ap::host::{IdealMachine, Lpar, Machine, RESET_INTERVAL};
+use ap::host::{IdealMachine, Lpar, Machine};
 use crycb::{Apid, Apqn, Matrix, Qci};
 
 /// What the host did to the world outside, in order.
@@ -181,7 +181,7 @@ impl Machine for Scripted {
     }
 
     fn pause(&self, time: Duration) {
-        assert_eq!(time, RESET_INTERVAL);
+        assert_eq!(time, Duration::from_millis(20), "between two looks at a reset");
         self.script.lock().unwrap().pauses += 1;
         run(&self.on_pause);
     }

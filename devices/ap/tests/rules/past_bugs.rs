@@ -97,6 +97,32 @@ fn v03_losses_come_first() {
     assert_eq!(resets(&log), []);
 }
 
+/// Of the adapters that the configuration gains, vfio_ap notes those of which TAPQ tells, on each domain gained with them, a
+/// type that it can take; `vfio_ap_filter_apid_by_qtype`. An older one, or one that is not there, brings no filter.
+#[test]
+fn linux_7_2_adapters_of_old_type_bring_no_filter() {
+    let check = |machine: &dyn Fn(&Setup), changes: &[ap::host::LparChange], want: &str| {
+        let s = Setup::new("a5 a6 d4 d47");
+        s.unbind("06.0047");
+        s.mdev(1, "a5 a6 a9 d4 d47");
+        s.unassign(1, "d47").unwrap();
+        assert_eq!(s.guest_matrix(1), "05.0004", "06 awaits a filter");
+        machine(&s);
+        s.configure(changes);
+        assert_eq!(s.guest_matrix(1), want, "{changes:?}");
+    };
+    let with_a_domain = [add_adapter(9), add_domain(0xab)];
+    check(&|s| s.machine.set_type(9, 9), &with_a_domain, "05.0004");
+    check(&|s| s.machine.set_type(9, 10), &with_a_domain, "05.0004 06.0004 09.0004");
+    let lost = |s: &Setup| queues("09.0004 09.0047 09.00ab").into_iter().for_each(|q| s.machine.lose(q));
+    check(&lost, &with_a_domain, "05.0004");
+    // Not noted either, but a queue that it has is probed, which filters.
+    check(&|s| s.machine.lose(q("09.00ab")), &with_a_domain, "05.0004 06.0004 09.0004");
+    check(&|_| {}, &with_a_domain, "05.0004 06.0004 09.0004");
+    // No domain is gained, so nothing is asked.
+    check(&|s| s.machine.set_type(9, 9), &[add_adapter(9)], "05.0004 06.0004");
+}
+
 /// CVE-2026-89957: the last adapter or domain goes from the APCB too: an empty result is a change.
 #[test]
 fn v08_the_last_one_goes_too() {
@@ -256,7 +282,8 @@ fn v19_assignment_errors() {
     assert_eq!((s.assign(1, "a40"), s.assign(1, "d10")), (Err("ENODEV"), Err("ENODEV")), "63 and 15");
 }
 
-/// `ap_config` is all or nothing, and one report to the guest. Masks may be parted by newlines too.
+/// `ap_config` is all or nothing, and one report to the guest. Masks may be parted by newlines too; an empty one is zeros, but
+/// there must be three.
 #[test]
 fn v19_ap_config_is_all_or_nothing() {
     let s = Setup::with_masks("a4 a5 a6 d4 d5 c4 c5", "-4,-5,-6", "");
@@ -272,8 +299,13 @@ fn v19_ap_config_is_all_or_nothing() {
         ("0x0f,0x0c,0x0c", "EADDRNOTAVAIL"),
         ("0x0e,0x0c,0x0c", "EADDRINUSE"),
         ("", "EINVAL"),
+        ("0x0c", "EINVAL"),
+        (",0x0g,", "EINVAL"),
     ] {
-        assert_eq!(s.echo(1, text, "ap_config"), Err(errno), "{text}");
+        // Without the newline of an echo, which would end the second mask of two and begin the third.
+        let attribute = ap::host::Attribute::ApConfig(text.to_owned());
+        let refused = s.host.write(mdev(1), &attribute).expect_err(text);
+        assert_eq!(refused.errno(), errno, "{text}");
         assert_eq!(s.host.snapshot(), before, "{text}");
     }
     assert_eq!(s.log.take(), []);
@@ -286,4 +318,10 @@ fn v19_ap_config_is_all_or_nothing() {
     assert_eq!(told(&log, 1), 1);
     s.echo(1, "04\n04\n08", "ap_config").unwrap();
     assert_eq!(vm.matrix(), matrix("a5 d5 c4"));
+    s.echo(1, "0x04,,0x08,0xff", "ap_config").unwrap();
+    assert_eq!((vm.matrix(), s.matrix(1)), (matrix("a5 c4"), "05.".to_owned()));
+    s.echo(1, "0x04,0x04", "ap_config").unwrap();
+    assert_eq!(vm.matrix(), matrix("a5 d5"), "the echo's newline ends the second mask, the third is empty");
+    s.echo(1, ",,", "ap_config").unwrap();
+    assert_eq!((vm.matrix(), s.matrix(1)), (matrix(""), String::new()));
 }

@@ -2,10 +2,13 @@
 
 use std::sync::{Arc, Mutex};
 
-use ap::host::{EventKind, RESET_LOOKS};
+use ap::host::EventKind;
 
 use crate::machine::Did;
 use crate::setup::*;
+
+/// Looks, 20 ms apart, at a reset that does not end: two seconds.
+const RESET_LOOKS: u32 = 100;
 
 /// f848cba7: an adapter that is filtered out has its queues reset, after the guest lost it; those it had in the guest's
 /// domains and that are bound. They come back in reset state.

@@ -61,6 +61,7 @@ fn each_test_named_in_the_document_exists() {
     let mut existing = BTreeSet::new();
     tests(&root.join("src"), &mut existing);
     tests(&root.join("tests"), &mut existing);
+    tests(&root.join("../../crycb"), &mut existing);
     assert!(existing.len() > 100, "the sources were found");
     let mut named = BTreeSet::new();
     for row in rows().iter().filter(|row| row.len() == 4) {
