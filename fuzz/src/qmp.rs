@@ -118,7 +118,7 @@ pub fn commands(input: &[u8]) {
     let mut client = Conversation::new(&board, About::default());
     let mut output = client.read();
     let mut say = |mut bytes: &[u8]| {
-        let end = Instant::now() + Duration::from_secs(15);
+        let end = Instant::now() + Duration::from_secs(120);
         while !bytes.is_empty() {
             let count = client.send(bytes);
             bytes = &bytes[count..];

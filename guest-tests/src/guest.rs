@@ -22,8 +22,9 @@ use crate::Program;
 pub const MODE_64: u64 = psw_bits::EA | psw_bits::BA;
 /// Guest storage in bytes.
 const STORAGE: u64 = 8 << 20;
-/// Longest time that a program may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Longest time that a program may take. Two CPUs that wait for each other thousands of times may have to wait for a time slice
+/// each time.
+const PATIENCE: Duration = Duration::from_secs(300);
 /// Where the program-interruption new PSW leads unless the program has a label `program`: a crash.
 const UNEXPECTED: u64 = 0xbad;
 

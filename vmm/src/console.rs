@@ -218,6 +218,8 @@ mod tests {
     use super::*;
     use std::sync::mpsc;
 
+    const PATIENCE: Duration = Duration::from_secs(120);
+
     /// A reader that takes what it is sent, one write each time the test allows it.
     struct Reader {
         go: mpsc::Receiver<()>,
@@ -244,7 +246,7 @@ mod tests {
     }
 
     fn until(condition: impl Fn() -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + PATIENCE;
         while !condition() {
             assert!(Instant::now() < deadline, "waited in vain");
             std::thread::yield_now();
@@ -265,9 +267,9 @@ mod tests {
         for _ in 0..3 {
             allow.send(()).unwrap();
         }
-        assert!(output.flush(Duration::from_secs(10)));
+        assert!(output.flush(PATIENCE));
         output.write(b"last");
-        assert!(output.flush(Duration::from_secs(10)));
+        assert!(output.flush(PATIENCE));
         let text = String::from_utf8(taken.lock().unwrap().clone()).unwrap();
         let (x, y) = ("x".repeat(150), "y".repeat(50));
         assert_eq!(text, format!("first {x}{y}\r\n[adjunct: 14 bytes of console output dropped]\r\nlast"));
@@ -284,7 +286,7 @@ mod tests {
         for _ in 0..2 {
             allow.send(()).unwrap();
         }
-        assert!(output.flush(Duration::from_secs(10)));
+        assert!(output.flush(PATIENCE));
         let text = String::from_utf8(taken.lock().unwrap().clone()).unwrap();
         assert!(text.ends_with("22\r\n[adjunct: 1 bytes of console output dropped]\r\n3"), "{text}");
     }

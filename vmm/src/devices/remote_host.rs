@@ -336,6 +336,10 @@ impl Follower {
             (state.gone, state.device) = (true, None);
             (std::mem::take(&mut state.masks), state.ending)
         };
+        if !ending {
+            // Before the guest notices: it may power off, and this process end.
+            log::error!("{}: {}; the guest goes on without crypto cards", self.path.display(), chain(why));
+        }
         self.guest.set_hook(false);
         self.guest.set_masks(&Matrix::EMPTY);
         for queue in had.apqns() {
@@ -345,8 +349,6 @@ impl Follower {
         self.shared.changed.notify_all();
         if !ending {
             self.guest.config_changed();
-            let path = self.path.display();
-            log::error!("{path}: {}; the guest goes on without crypto cards", chain(why));
         }
     }
 }

@@ -20,7 +20,7 @@ fn a_conversation() {
     terminal.keys(&["Tab"]);
     terminal.shows("adjunct> query-status");
     terminal.keys(&["Enter"]);
-    terminal.shows("status: running");
+    terminal.shows("status: running\nadjunct>");
     // An argument, and its values.
     terminal.tmux(&["send-keys", "-l", "device_add dri"]);
     terminal.keys(&["Tab"]);
@@ -31,9 +31,10 @@ fn a_conversation() {
     terminal.shows("driver=\nadjunct> query-status");
     // What somebody else does comes above the line, which stays.
     terminal.tmux(&["send-keys", "-l", "and"]);
+    terminal.shows("adjunct> query-status and");
     let stopped = program::command().arg("ctl").arg(&socket).arg("stop").status().unwrap();
     assert!(stopped.success());
-    let screen = terminal.shows("STOP\n");
+    let screen = terminal.shows("STOP\nadjunct> query-status and");
     assert!(screen.trim_end().ends_with("adjunct> query-status and"), "{screen}");
     terminal.keys(&["C-c"]);
     terminal.shows("and\nadjunct>");

@@ -114,6 +114,13 @@ impl Terminal {
         wait(look, || format!("{text:?} is not on the screen:\n{}", self.screen()))
     }
 
+    /// Waits until the screen has all these texts: a program may have written one of them and not yet another.
+    #[track_caller]
+    pub fn shows_all(&self, texts: &[&str]) -> String {
+        let look = || Some(self.screen()).filter(|screen| texts.iter().all(|text| screen.contains(text)));
+        wait(look, || format!("of {texts:?} something is not on the screen:\n{}", self.screen()))
+    }
+
     /// Waits until the screen has not this text; the screen.
     #[track_caller]
     pub fn shows_not(&self, text: &str) -> String {
