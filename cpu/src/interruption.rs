@@ -168,8 +168,9 @@ impl Cpu {
             Order::Start => self.start(),
             Order::Stop => self.shared.set_operating(false),
             Order::StopAndStoreStatus => {
-                self.shared.set_operating(false);
+                // Who finds it stopped finds its status stored.
                 self.store_status(None);
+                self.shared.set_operating(false);
             }
             Order::Restart => {
                 self.start();

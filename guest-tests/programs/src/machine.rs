@@ -143,9 +143,9 @@ pub fn set_cpu_timer(value: u64) {
     unsafe { asm!("spt 0({at})", at = in(reg_addr) &raw const value, options(nostack)) };
 }
 
-/// Calls `is` until it holds; false after ten seconds.
+/// Calls `is` until it holds; false after a minute.
 pub fn until(is: impl FnMut() -> bool) -> bool {
-    within(10, is)
+    within(60, is)
 }
 
 /// Calls `is` until it holds; false after that many seconds.
