@@ -1,6 +1,6 @@
 //! The kernel's side of KVM as traits, in plain types: what the rest of the crate is written against, and what its
 //! tests record. Numbers are those of the s390x interface (Linux, `include/uapi/linux/kvm.h` and
-//! `arch/s390/include/uapi/asm/kvm.h`); `tests/layout.rs` compares them with the headers.
+//! `arch/s390/include/uapi/asm/kvm.h`); `ioctls_tests.rs` compares them with the headers.
 
 use std::io;
 use std::sync::Arc;
