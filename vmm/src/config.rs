@@ -4,6 +4,8 @@
 //! overrides the field of the same name. [`Options::resolve`] turns it into a [`Config`], whose values
 //! have been checked as far as that is possible without opening anything.
 
+mod schema;
+
 use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
@@ -13,6 +15,7 @@ use std::time::Duration;
 
 use ap::passthrough::{BadName, MdevName};
 use serde::Deserialize;
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::log_file::check_filter;
@@ -53,6 +56,7 @@ impl BadArgument {
 /// The flags of `adjunct run`, which are the fields of the configuration file.
 #[derive(Clone, Debug, Default, PartialEq, clap::Args, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[schemars(transform = schema::constrain)]
 pub struct Options {
     /// JSON file whose fields are these flags; a flag on the command line overrides its field
     #[arg(long, value_name = "FILE")]
@@ -344,9 +348,20 @@ impl Options {
     }
 
     fn from_json(text: &str) -> Result<Self, BadArgument> {
-        serde_json::from_str(text).map_err(|e| {
+        let bad = |e| {
             BadArgument::new("--config", e, "its fields are the flags of `adjunct run` without the dashes")
-        })
+        };
+        let options = serde_json::from_str(text).map_err(bad)?;
+        // Once more: a struct whose fields are options takes null for what is left out, and a list for itself.
+        let fields: Map<String, Value> = serde_json::from_str(text).map_err(bad)?;
+        match fields.iter().find(|(_, value)| value.is_null()) {
+            Some((name, _)) => Err(BadArgument::new(
+                "--config",
+                format_args!("{name}: null is no value"),
+                "leave the field out",
+            )),
+            None => Ok(options),
+        }
     }
 
     /// These options, and for what they leave open those of `file`.
@@ -448,7 +463,7 @@ impl Options {
         }
         let log = self.log.unwrap_or_else(|| "warn".into());
         check_filter(&log)?;
-        Ok(Config {
+        let config = Config {
             kernel,
             initrd: self.initrd,
             append,
@@ -476,8 +491,27 @@ impl Options {
             console_type: self.console_type.unwrap_or_default(),
             qmp: self.qmp.iter().map(|text| text.parse()).collect::<Result<_, _>>()?,
             watchdog_action: self.watchdog_action.unwrap_or_default(),
-        })
+        };
+        each_file_once(&config)?;
+        Ok(config)
     }
+}
+
+/// Whether no two flags make the same file. Devices, as /dev/null, may take what several write.
+fn each_file_once(config: &Config) -> Result<(), BadArgument> {
+    let mut seen: Vec<(&'static str, PathBuf)> = Vec::new();
+    for (flag, path) in config.written() {
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        if path.starts_with("/dev") {
+            continue;
+        }
+        if let Some((other, _)) = seen.iter().find(|(_, other)| *other == path) {
+            let problem = format!("{} is that of another {other} already", path.display());
+            return Err(BadArgument::new(flag, problem, "name another path"));
+        }
+        seen.push((flag, path));
+    }
+    Ok(())
 }
 
 /// Longest path of a socket in bytes: what a `sockaddr_un` holds with its zero.
@@ -629,6 +663,16 @@ mod tests {
             (r#"{"kernel": "k", "log-format": "xml"}"#, ["--config: unknown variant `xml`", "`json`"]),
             (r#"{"kernel": "k", "qmp": ["tcp:h"]}"#, ["--qmp: 'tcp:h'", "give unix:PATH"]),
             (r#"{"kernel": 5}"#, ["--config", "flags of `adjunct run`"]),
+            (r#"{"kernel": "k", "cpus": null}"#, ["--config: cpus: null is no value", "leave the field out"]),
+            (r#"[]"#, ["--config", "flags of `adjunct run`"]),
+            (
+                r#"{"kernel": "k", "qmp": ["unix:a", "unix:b", "unix:./a,server=on"]}"#,
+                ["--qmp: ", "is that of another --qmp already; name another path"],
+            ),
+            (
+                r#"{"kernel": "k", "metrics": "unix:a", "console": "unix:a"}"#,
+                ["--console: ", "that of another --metrics"],
+            ),
         ] {
             check_error(json, &want);
         }

@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use regex::Regex;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -68,6 +69,10 @@ fn configurations() {
     check(json!({"kernel": kernel, "cpu-model": "z99"}), 2, "", "no model 'z99'");
     check(json!({"kernel": kernel, "ap-mdev": "00000000-0000-0000-0000-000000000001"}), 2, "", "--ap-mdev");
     check(json!([]), 2, "", "guest.json");
+    check(json!({"kernel": kernel, "cpus": null}), 2, "", "null is no value");
+    // The same socket in other words.
+    let twice = ["unix:/run/a", "unix:/run//a,server=on"];
+    check(json!({"kernel": kernel, "qmp": twice}), 2, "", "/run/a is that of another --qmp already");
     // What only starting finds out otherwise.
     for (config, err) in [
         (json!({"kernel": "/nonexistent"}), "/nonexistent"),
@@ -79,6 +84,152 @@ fn configurations() {
     }
     let (code, _, complained) = adjunct(&["check-config", "/nonexistent.json"]);
     assert!(code == Some(2) && complained.contains("/nonexistent.json"), "{complained}");
+}
+
+/// Whether a value is of a schema, as far as ours go.
+fn fits(schema: &Value, root: &Value, value: &Value) -> bool {
+    let Some(schema) = schema.as_object() else { return schema.as_bool().unwrap() };
+    let length = |bound: &Value, good: fn(u64, u64) -> bool| {
+        value.as_str().is_none_or(|text| good(text.chars().count() as u64, bound.as_u64().unwrap()))
+    };
+    let is = |name: &Value| match name.as_str().unwrap() {
+        "object" => value.is_object(),
+        "array" => value.is_array(),
+        "string" => value.is_string(),
+        "boolean" => value.is_boolean(),
+        "integer" => value.is_i64() || value.is_u64(),
+        other => panic!("the type {other} in the schema"),
+    };
+    let array = |of: &Value| of.as_array().unwrap().clone();
+    schema.iter().all(|(key, of)| match key.as_str() {
+        "$schema" | "$defs" | "title" | "description" | "format" | "default" | "then" => true,
+        "$ref" => fits(root.pointer(of.as_str().unwrap().trim_start_matches('#')).unwrap(), root, value),
+        "type" => is(of),
+        "const" => of == value,
+        "enum" => array(of).contains(value),
+        "pattern" => {
+            value.as_str().is_none_or(|text| Regex::new(of.as_str().unwrap()).unwrap().is_match(text))
+        }
+        "minLength" => length(of, |length, bound| length >= bound),
+        "maxLength" => length(of, |length, bound| length <= bound),
+        "minimum" => value.as_f64().is_none_or(|number| number >= of.as_f64().unwrap()),
+        "maximum" => value.as_f64().is_none_or(|number| number <= of.as_f64().unwrap()),
+        "items" => value.as_array().is_none_or(|items| items.iter().all(|item| fits(of, root, item))),
+        "uniqueItems" => value
+            .as_array()
+            .is_none_or(|items| items.iter().enumerate().all(|(at, item)| !items[..at].contains(item))),
+        "required" => value
+            .as_object()
+            .is_none_or(|members| array(of).iter().all(|name| members.contains_key(name.as_str().unwrap()))),
+        "properties" => value.as_object().is_none_or(|members| {
+            members.iter().all(|(name, value)| of.get(name).is_none_or(|of| fits(of, root, value)))
+        }),
+        "additionalProperties" => {
+            assert_eq!(*of, false);
+            let known = &schema["properties"];
+            value.as_object().is_none_or(|members| members.keys().all(|name| known.get(name).is_some()))
+        }
+        "allOf" => array(of).iter().all(|of| fits(of, root, value)),
+        "oneOf" => array(of).iter().filter(|of| fits(of, root, value)).count() == 1,
+        "not" => !fits(of, root, value),
+        "if" => !fits(of, root, value) || fits(&schema["then"], root, value),
+        other => panic!("{other} in the schema"),
+    })
+}
+
+/// The schema takes what the program takes, and refuses what it refuses.
+#[test]
+fn the_schema_says_what_is_taken() {
+    let directory = TempDir::new().unwrap();
+    let kernel = kernel(directory.path());
+    let file = directory.path().join("guest.json");
+    let schema: Value = serde_json::from_str(&adjunct(&["config-schema"]).1).unwrap();
+    let check = |config: &Value, good: bool| {
+        assert_eq!(fits(&schema, &schema, config), good, "the schema: {config}");
+        fs::write(&file, config.to_string()).unwrap();
+        let (code, _, complained) = adjunct(&["check-config", file.to_str().unwrap()]);
+        assert_eq!(code, Some(if good { 0 } else { 2 }), "check-config: {config}: {complained}");
+    };
+    let with = |members: Value| {
+        let mut config = json!({"kernel": kernel, "memory": "1M"});
+        config.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
+        config
+    };
+    let place = directory.path().display();
+    let mdev = "62177883-f1bb-47f0-914d-32a22e3a8804";
+    for good in [
+        json!({}),
+        json!({"cpus": 1, "icount": true, "accel": "engine"}),
+        json!({"cpus": 240, "memory": "4T", "cpu-model": "z14"}),
+        json!({"memory": "4096GiB"}),
+        json!({"memory": "4194304m"}),
+        json!({"memory": "0002048K"}),
+        json!({"log": "WARN,vmm=debug", "log-format": "json", "log-file": format!("{place}/log")}),
+        json!({"qmp": [format!("unix:{place}/a"), format!("unix:{place}/b,server=on,wait=off")]}),
+        json!({"console": format!("unix:{place}/c"), "metrics": format!("file={place}/m")}),
+        json!({"ap-mdev": mdev, "uuid": mdev.replace('-', ""), "name": "ä b"}),
+        json!({"ap-mdev": format!("/sys/devices/vfio_ap/matrix/{mdev}"), "uuid": format!("{{{mdev}}}")}),
+        json!({"ap": false, "shutdown-timeout": 0, "append": "", "watchdog-action": "none", "qmp": []}),
+    ] {
+        check(&with(good), true);
+    }
+    for bad in [
+        json!({"cpus": 0}),
+        json!({"cpus": 241}),
+        json!({"cpus": 65_535}),
+        json!({"cpus": -1}),
+        json!({"cpus": 1.5}),
+        json!({"cpus": "2"}),
+        json!({"memory": 512}),
+        json!({"memory": "512"}),
+        json!({"memory": "0M"}),
+        json!({"memory": "1X"}),
+        json!({"memory": " 1G"}),
+        json!({"memory": "5T"}),
+        json!({"memory": "4097G"}),
+        json!({"memory": "4194305M"}),
+        json!({"memory": "100K"}),
+        json!({"kernel": ""}),
+        json!({"append": "a\u{0}b"}),
+        json!({"accel": "tcg"}),
+        json!({"cpu-model": "z99"}),
+        json!({"ap": "yes"}),
+        json!({"ap": false, "ap-mdev": mdev}),
+        json!({"ap-mdev": "5"}),
+        json!({"ap-mdev": "/dev/vfio/05"}),
+        json!({"name": ""}),
+        json!({"name": "x".repeat(256)}),
+        json!({"name": "a\u{7}"}),
+        json!({"uuid": "z"}),
+        json!({"icount": true, "cpus": 2}),
+        json!({"icount": true, "accel": "kvm"}),
+        json!({"icount": true, "ap-host": "unix:a"}),
+        json!({"log": "loud"}),
+        json!({"log": "warn,"}),
+        json!({"log-format": "xml"}),
+        json!({"shutdown-timeout": -1}),
+        json!({"shutdown-timeout": 4_294_967_296u64}),
+        json!({"sandbox": "half"}),
+        json!({"metrics": "tcp:1"}),
+        json!({"console": "tty"}),
+        json!({"console": "file="}),
+        json!({"console": format!("unix:{}", "x".repeat(108))}),
+        json!({"console-type": "3270"}),
+        json!({"qmp": "unix:a"}),
+        json!({"qmp": ["tcp:h"]}),
+        json!({"qmp": ["unix:a,wait=on"]}),
+        json!({"qmp": ["unix:a", "unix:a"]}),
+        json!({"qmp": [null]}),
+        json!({"watchdog-action": "explode"}),
+        json!({"memroy": "1M"}),
+    ] {
+        check(&with(bad), false);
+    }
+    for name in schema["properties"].as_object().unwrap().keys() {
+        check(&with(json!({name: null})), false);
+    }
+    check(&json!({"memory": "1M"}), false);
+    check(&json!([]), false);
 }
 
 /// The schema that is printed, the one that packages install, and what the program takes are one.

@@ -68,7 +68,10 @@ pub fn config_schema() -> u8 {
 }
 
 fn schema() -> String {
-    serde_json::to_string_pretty(&Options::schema()).expect("a schema is a JSON value") + "\n"
+    let mut schema = Options::schema().to_value();
+    // Which there are, only the CPU back end knows.
+    schema["properties"]["cpu-model"]["enum"] = cpu::CpuModel::names().into_iter().collect();
+    serde_json::to_string_pretty(&schema).expect("a schema is a JSON value") + "\n"
 }
 
 /// A reader that has seen enough is no failure.
