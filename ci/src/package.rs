@@ -110,6 +110,7 @@ fn provide(target: &Path, tool: &str, version: &str) -> Result<PathBuf> {
 /// too if `rpm`, whose tool takes minutes to build.
 pub fn check(workspace: &Path, target: &Path, rpm: bool, report: &mut Report) -> Result<()> {
     unit(workspace, target, report);
+    udev_rules(workspace, report);
     let deb = match stage("a Debian package", || package(workspace, target, Kind::Deb)) {
         Ok(deb) => deb,
         Err(e) => {
@@ -292,13 +293,14 @@ fn elf_machine(file: &[u8]) -> Option<u16> {
 }
 
 /// Files of the package that somebody looks for by name.
-const INSTALLED: [&str; 8] = [
+const INSTALLED: [&str; 9] = [
     "usr/share/man/man1/adjunct-run.1.gz",
     "usr/share/bash-completion/completions/adjunct",
     "usr/share/man/man1/adjunct.1.gz",
     "usr/share/zsh/vendor-completions/_adjunct",
     "usr/share/fish/vendor_completions.d/adjunct.fish",
     "usr/lib/systemd/system/adjunct@.service",
+    "usr/lib/udev/rules.d/60-adjunct.rules",
     "usr/share/adjunct/config.schema.json",
     "usr/share/doc/adjunct/run.md",
 ];
@@ -343,5 +345,18 @@ fn unit(workspace: &Path, target: &Path, report: &mut Report) {
             let overall = text.lines().last().unwrap_or_default().trim().to_owned();
             report.expect(output.status.success(), "unit", &format!("systemd-analyze security: {overall}"));
         }
+    }
+}
+
+/// Has udev check the rules; `udevadm verify` came with systemd 254.
+fn udev_rules(workspace: &Path, report: &mut Report) {
+    let rules = workspace.join("dist/60-adjunct.rules");
+    let told = Command::new("udevadm").args(["verify", "--help"]).output();
+    if !told.is_ok_and(|output| output.status.success()) {
+        return report.check(Verdict::Skipped, "udev rules", "this machine has no udevadm verify");
+    }
+    match run(Command::new("udevadm").args(["verify"]).arg(&rules)) {
+        Ok(_) => report.expect(true, "udev rules", "udevadm verify finds nothing wrong"),
+        Err(e) => report.expect(false, "udev rules", &format!("{e:#}")),
     }
 }
