@@ -1,7 +1,6 @@
 //! What a Linux host tells about itself in proc, sys and dev.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use ap::host::{Sysfs, apcb};
@@ -19,6 +18,8 @@ const AP_FACILITIES: [(u16, &str); 3] =
 /// A host, seen below a root directory.
 pub struct Host {
     root: PathBuf,
+    /// Whether this user may read a file, and write it.
+    may: fn(&Path) -> bool,
 }
 
 fn good(name: &'static str, found: impl Into<String>) -> Check {
@@ -40,7 +41,7 @@ fn poor(name: &'static str, found: impl Into<String>, cure: impl Into<String>) -
 impl Host {
     /// The host below `root`.
     pub fn new(root: &Path) -> Self {
-        Self { root: root.into() }
+        Self { root: root.into(), may: |path| access(path, Access::READ_OK | Access::WRITE_OK).is_ok() }
     }
 
     /// Everything that is looked at, in the order of the way from the machine to the guest.
@@ -57,9 +58,10 @@ impl Host {
                     self.vfio_ap(),
                     self.masks(),
                     self.mdevs(),
+                    self.ap_sysfs(),
                 ]);
                 checks.extend(self.apcbs());
-                checks.extend(self.vfio());
+                checks.push(self.vfio());
                 checks.push(self.memlock());
             }
         }
@@ -120,12 +122,10 @@ impl Host {
         if !path.exists() {
             return bad("kvm", "there is no /dev/kvm", "modprobe kvm");
         }
-        match access(&path, Access::READ_OK | Access::WRITE_OK) {
-            Ok(()) => good("kvm", "/dev/kvm can be opened"),
-            Err(_) => {
-                bad("kvm", "this user may not open /dev/kvm", "usermod -a -G kvm $USER, and log in again")
-            }
+        if (self.may)(&path) {
+            return good("kvm", "/dev/kvm can be opened");
         }
+        bad("kvm", "this user may not open /dev/kvm", "usermod -a -G kvm $USER, and log in again")
     }
 
     fn ap_bus(&self) -> Check {
@@ -223,7 +223,8 @@ impl Host {
         let names: Vec<_> =
             self.names(directory).into_iter().filter(|name| uuid::Uuid::parse_str(name).is_ok()).collect();
         if names.is_empty() {
-            let cure = "make one: mdevctl define --type vfio_ap-passthrough --parent matrix --uuid UUID, then `adjunct ap`";
+            let cure = "make one: adjunct ap mdev create UUID; or one that comes back after a boot: mdevctl define --auto --uuid \
+                        UUID --parent matrix --type vfio_ap-passthrough, and mdevctl start --uuid UUID";
             return bad("mdevs", "no mediated device", cure);
         }
         let lines = |name: &str, file: &str| -> usize {
@@ -248,6 +249,27 @@ impl Host {
         good("mdevs", told.join(", "))
     }
 
+    /// Whether an operator can plug and unplug, which needs what guests and `adjunct run` do not.
+    fn ap_sysfs(&self) -> Check {
+        let matrix = "sys/devices/vfio_ap/matrix";
+        let mut written = vec!["sys/bus/ap/apmask".to_owned(), "sys/bus/ap/aqmask".to_owned()];
+        written.push(format!("{matrix}/mdev_supported_types/vfio_ap-passthrough/create"));
+        let mdevs = self.names(matrix).into_iter().filter(|name| uuid::Uuid::parse_str(name).is_ok());
+        written.extend(mdevs.flat_map(|mdev| {
+            ["assign_adapter", "assign_domain"].map(|attribute| format!("{matrix}/{mdev}/{attribute}"))
+        }));
+        let refused = written.iter().filter(|path| self.is(path) && !(self.may)(&self.root.join(path)));
+        let refused: Vec<_> = refused.map(|path| format!("/{path}")).collect();
+        match &refused[..] {
+            [] => good("ap-sysfs", "this user may change masks and mediated devices"),
+            [first, rest @ ..] => {
+                let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
+                let cure = "guests run all the same; plug as root: sudo adjunct ap assign …, not the guest's own x-ap-…";
+                poor("ap-sysfs", format!("this user may not write {first}{more}"), cure)
+            }
+        }
+    }
+
     /// What guests have against what vfio_ap's rules give them.
     fn apcbs(&self) -> Vec<Check> {
         if !self.is("sys/devices/vfio_ap/matrix") {
@@ -262,28 +284,36 @@ impl Host {
         }
     }
 
-    fn vfio(&self) -> Vec<Check> {
-        let path = self.root.join("dev/vfio/vfio");
-        if !path.exists() {
-            return vec![bad("vfio", "there is no /dev/vfio/vfio", "modprobe vfio_iommu_type1")];
-        }
-        let groups: Vec<_> =
-            self.names("dev/vfio").into_iter().filter(|name| name.parse::<u32>().is_ok()).collect();
-        let refused: Vec<_> = groups
-            .iter()
-            .filter(|group| {
-                let group = self.root.join("dev/vfio").join(group);
-                access(&group, Access::READ_OK | Access::WRITE_OK).is_err()
-            })
-            .map(|group| format!("/dev/vfio/{group}"))
-            .collect();
+    /// By groups and `/dev/vfio/vfio`, or by the devices' own files and `/dev/iommu`: whichever there is, groups first, as they
+    /// are opened.
+    fn vfio(&self) -> Check {
+        let numbered = |directory: &str, prefix: &str| -> Vec<String> {
+            let number = |name: &String| name.strip_prefix(prefix).is_some_and(|n| n.parse::<u32>().is_ok());
+            let names = self.names(directory).into_iter().filter(number);
+            names.map(|name| format!("{directory}/{name}")).collect()
+        };
+        let groups = (self.is("dev/vfio/vfio"), "dev/vfio/vfio", numbered("dev/vfio", ""), "groups");
+        let devices = (self.is("dev/iommu"), "dev/iommu", numbered("dev/vfio/devices", "vfio"), "devices");
+        let (_, first, files, kind) = match (groups.0, devices.0) {
+            (false, false) => {
+                let cure = "modprobe vfio_iommu_type1; on a kernel without VFIO groups: modprobe iommufd";
+                return bad("vfio", "there is neither /dev/vfio/vfio nor /dev/iommu", cure);
+            }
+            (true, true) if groups.2.is_empty() && !devices.2.is_empty() => devices,
+            (true, _) => groups,
+            (false, true) => devices,
+        };
+        let all = std::iter::once(first.to_owned()).chain(files.iter().cloned());
+        let refused: Vec<_> =
+            all.filter(|path| !(self.may)(&self.root.join(path))).map(|path| format!("/{path}")).collect();
         if refused.is_empty() {
-            return vec![good("vfio", format!("{} groups can be opened", groups.len()))];
+            return good("vfio", format!("{} {kind} can be opened, and /{first}", files.len()));
         }
-        let mode = fs::metadata(&path).map(|m| m.permissions().mode() & 0o777).unwrap_or_default();
-        let found =
-            format!("this user may not open {} (/dev/vfio/vfio has mode {mode:03o})", refused.join(", "));
-        vec![bad("vfio", found, format!("chown $USER {}, or a udev rule that does", refused.join(" ")))]
+        let refused = refused.join(" ");
+        let cure = format!(
+            "setfacl -m u:$USER:rw {refused}; or the package's udev rules, which have them for the group kvm"
+        );
+        bad("vfio", format!("this user may not open {refused}"), cure)
     }
 
     fn memlock(&self) -> Check {
@@ -382,8 +412,9 @@ mod tests {
         ])
     }
 
-    /// The report of a mainframe with these files changed, or removed where there is no text.
-    fn report(changes: &[(&'static str, Option<&'static str>)]) -> Vec<Check> {
+    /// The report of a mainframe with these files changed, or removed where there is no text, for a user who may open what
+    /// `may` says: root, who runs tests too, may open everything.
+    fn report(changes: &[(&'static str, Option<&'static str>)], may: fn(&Path) -> bool) -> Vec<Check> {
         let mut files = mainframe();
         for (path, text) in changes {
             match text {
@@ -392,12 +423,23 @@ mod tests {
             }
         }
         let files: Vec<_> = files.into_iter().collect();
-        Host::new(tree(&files).path()).checks()
+        Host { may, ..Host::new(tree(&files).path()) }.checks()
     }
 
     #[track_caller]
     fn check(changes: &[(&'static str, Option<&'static str>)], name: &str, verdict: Verdict, words: &[&str]) {
-        let checks = report(changes);
+        check_as(|_| true, changes, name, verdict, words);
+    }
+
+    #[track_caller]
+    fn check_as(
+        may: fn(&Path) -> bool,
+        changes: &[(&'static str, Option<&'static str>)],
+        name: &str,
+        verdict: Verdict,
+        words: &[&str],
+    ) {
+        let checks = report(changes, may);
         let found =
             checks.iter().find(|check| check.name == name).unwrap_or_else(|| panic!("{name} in {checks:?}"));
         let text = format!("{} {}", found.found, found.cure.as_deref().unwrap_or_default());
@@ -438,8 +480,9 @@ mod tests {
             ("sys/bus/ap/devices/card05", None, "ap-bus", Bad, ["no cards", "chzcrypt --config-on"]),
             ("sys/bus/ap/apmask", Some(ONES), "masks", Bad, ["host's own", "chzdev -t ap apmask=-5"]),
             ("sys/bus/ap/apmask", Some("zz"), "masks", Bad, ["cannot be read", "4.20"]),
-            (mdev, None, "mdevs", Bad, ["no mediated device", "mdevctl define"]),
-            ("dev/vfio", None, "vfio", Bad, ["no /dev/vfio/vfio", "modprobe"]),
+            (mdev, None, "mdevs", Bad, ["no mediated device", "adjunct ap mdev create UUID"]),
+            (mdev, None, "mdevs", Bad, ["no mediated device", "mdevctl start --uuid UUID"]),
+            ("dev/vfio", None, "vfio", Bad, ["neither /dev/vfio/vfio nor /dev/iommu", "modprobe iommufd"]),
             ("proc/self/limits", Some(limits), "memlock", Bad, ["only 65536", "LimitMEMLOCK"]),
             ("proc/sys", None, "seccomp", Poor, ["no system calls", "CONFIG_SECCOMP_FILTER"]),
             ("sys/kernel/security/lsm", Some("yama\n"), "landlock", Poor, ["cannot be given up", "lsm="]),
@@ -457,9 +500,58 @@ mod tests {
             ("sys/bus/ap/devices/05.00ab/driver_override", Some("vfio_ap\n")),
         ];
         check(&override_, "masks", Verdict::Good, &[]);
-        let gone = report(&[("sys/devices/vfio_ap", None), ("sys/module/vfio_ap", None)]);
+        let gone = report(&[("sys/devices/vfio_ap", None), ("sys/module/vfio_ap", None)], |_| true);
         let found = gone.iter().find(|check| check.name == "vfio_ap").unwrap();
         assert_eq!((found.verdict, found.cure.as_deref()), (Bad, Some("modprobe vfio_ap")));
+    }
+
+    /// Devices by groups, by files of their own, and by both.
+    #[test]
+    fn either_way_of_vfio_will_do() {
+        use Verdict::{Bad, Good};
+        let by_devices = [
+            ("dev/vfio", None),
+            ("dev/iommu", Some("")),
+            ("dev/vfio/devices/vfio0", Some("")),
+            ("dev/vfio/devices/vfio1", Some("")),
+        ];
+        check(&by_devices, "vfio", Good, &["2 devices can be opened, and /dev/iommu"]);
+        check(&[("dev/iommu", Some(""))], "vfio", Good, &["1 groups can be opened, and /dev/vfio/vfio"]);
+        let without_groups =
+            [("dev/vfio/0", None), ("dev/iommu", Some("")), ("dev/vfio/devices/vfio0", Some(""))];
+        check(&without_groups, "vfio", Good, &["1 devices", "/dev/iommu"]);
+        check_as(
+            |path| !path.ends_with("vfio/0"),
+            &[],
+            "vfio",
+            Bad,
+            &["not open /dev/vfio/0", "setfacl", "udev"],
+        );
+        check_as(
+            |path| !path.ends_with("iommu"),
+            &by_devices,
+            "vfio",
+            Bad,
+            &["may not open /dev/iommu", "kvm"],
+        );
+        check_as(|path| !path.ends_with("kvm"), &[], "kvm", Bad, &["may not open /dev/kvm", "usermod"]);
+    }
+
+    #[test]
+    fn who_may_not_plug_is_told() {
+        use Verdict::{Good, Poor};
+        let attribute = "sys/devices/vfio_ap/matrix/62177883-f1bb-47f0-914d-32a22e3a8804/assign_adapter";
+        check(&[(attribute, Some(""))], "ap-sysfs", Good, &["may change"]);
+        let plain = |path: &Path| !path.to_string_lossy().contains("/sys/");
+        check_as(
+            plain,
+            &[],
+            "ap-sysfs",
+            Poor,
+            &["not write /sys/bus/ap/apmask and 1 more", "sudo adjunct ap"],
+        );
+        let but_mdevs = |path: &Path| !path.ends_with("assign_adapter");
+        check_as(but_mdevs, &[(attribute, Some(""))], "ap-sysfs", Poor, &[attribute]);
     }
 
     #[test]
