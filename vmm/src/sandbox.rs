@@ -62,25 +62,27 @@ static LEVEL: OnceLock<Sandbox> = OnceLock::new();
 pub struct Paths {
     /// Files that are made, written, renamed or removed: each is allowed with the directory that it is in.
     pub changed: Vec<PathBuf>,
-    /// Whether KVM and the devices of a real AP host are still opened.
-    pub devices: bool,
+    /// Whether the guest gets the cards of this host: mediated devices are still opened, and what belongs to the host's AP bus
+    /// is read and written.
+    pub real_cards: bool,
 }
 
-/// What devices of the host are opened while a guest runs: mediated devices that are plugged.
-const DEVICES: [&str; 3] = ["/dev/kvm", "/dev/vfio", "/dev/iommu"];
-/// What is written there: assignments, masks, bindings.
-const AP: [&str; 5] =
-    ["/sys/bus/ap", "/sys/devices/ap", "/sys/devices/vfio_ap", "/sys/bus/mdev", "/sys/class/mdev_bus"];
-/// What is read of this process and of the host's size.
-const READ: [&str; 6] = [
-    "/proc/self",
-    "/proc/sys/vm/overcommit_memory",
-    "/sys/devices/system/cpu",
-    "/sys/fs/cgroup",
-    // Facilities, and the groups of mediated devices.
-    "/proc/cpuinfo",
-    "/sys/kernel/iommu_groups",
+/// Where cards are real: the mediated devices that are plugged while the guest runs, and what is written for operators:
+/// assignments, masks, bindings.
+const CARDS: [&str; 7] = [
+    "/dev/vfio",
+    "/dev/iommu",
+    "/sys/bus/ap",
+    "/sys/devices/ap",
+    "/sys/devices/vfio_ap",
+    "/sys/bus/mdev",
+    "/sys/class/mdev_bus",
 ];
+/// What is read before such a device is opened: facilities, and its group.
+const READ_FOR_CARDS: [&str; 2] = ["/proc/cpuinfo", "/sys/kernel/iommu_groups"];
+/// What is read of this process and of the host's size.
+const READ: [&str; 4] =
+    ["/proc/self", "/proc/sys/vm/overcommit_memory", "/sys/devices/system/cpu", "/sys/fs/cgroup"];
 
 /// Gives up what `level` says. For the main thread, before it starts any other. What the kernel does not offer is logged and
 /// left out.
@@ -144,17 +146,24 @@ pub fn landlock_version() -> Option<u32> {
     ruleset.handle_access(AccessFs::from_all(ABI::V1)).ok()?.create().ok().map(|_| 1)
 }
 
-fn restrict_files(paths: &Paths) -> io::Result<()> {
-    let failed = |e: landlock::RulesetError| io::Error::other(e);
+/// What may be done below which paths.
+fn file_rules(paths: &Paths) -> Vec<(PathBuf, BitFlags<AccessFs>)> {
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     let write = read | AccessFs::WriteFile | AccessFs::IoctlDev;
     let change = write | AccessFs::Truncate | AccessFs::MakeReg | AccessFs::RemoveFile;
     let mut rules: Vec<(PathBuf, BitFlags<AccessFs>)> = Vec::new();
-    if paths.devices {
-        rules.extend(DEVICES.iter().chain(&AP).map(|path| (path.into(), write)));
+    if paths.real_cards {
+        rules.extend(CARDS.iter().map(|path| (path.into(), write)));
+        rules.extend(READ_FOR_CARDS.iter().map(|path| (path.into(), read)));
     }
     rules.extend(READ.iter().map(|path| (path.into(), read)));
     rules.extend(paths.changed.iter().map(|path| (directory_of(path), change)));
+    rules
+}
+
+fn restrict_files(paths: &Paths) -> io::Result<()> {
+    let failed = |e: landlock::RulesetError| io::Error::other(e);
+    let rules = file_rules(paths);
 
     let ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
@@ -502,7 +511,8 @@ mod tests {
         let level = if level == "log" { Sandbox::Log } else { Sandbox::On };
         let kept = PathBuf::from(std::env::var_os(DIRECTORY).unwrap()).join("kept");
         fs::write(&kept, "x").unwrap();
-        enter_process(level, &Paths { changed: vec![kept.clone()], devices: true }).unwrap();
+        let real_cards = what == "cards";
+        enter_process(level, &Paths { changed: vec![kept.clone()], real_cards }).unwrap();
         // Is there a filter at all?
         let status = fs::read_to_string("/proc/thread-self/status").unwrap();
         if status.lines().any(|line| line.split_whitespace().eq(["Seccomp:", "0"]))
@@ -514,7 +524,10 @@ mod tests {
             call(libc::SYS_execve);
             return;
         }
-        if what == "files" {
+        if what == "files" || what == "cards" {
+            // What is looked at before a real card is plugged is there for those who may plug one.
+            let facilities = fs::read("/proc/cpuinfo");
+            assert_eq!(facilities.is_ok(), real_cards || landlock_version().is_none(), "{facilities:?}");
             assert!(fs::read("/etc/passwd").is_err() || landlock_version().is_none(), "files stay readable");
             assert_eq!(fs::read(&kept).unwrap(), b"x");
             fs::write(kept.with_file_name("more"), "y").unwrap();
@@ -575,5 +588,29 @@ mod tests {
     #[test]
     fn files_and_capabilities_are_given_up() {
         check("on files", None);
+        check("on cards", None);
+    }
+
+    /// A guest without the host's cards keeps no way to its devices and its AP bus; one with them can plug more.
+    #[test]
+    fn devices_of_the_host_are_kept_for_real_cards_only() {
+        let kept = |real_cards| {
+            let paths = Paths { changed: vec!["/run/guest/qmp".into()], real_cards };
+            let written =
+                file_rules(&paths).into_iter().filter(|(_, access)| access.contains(AccessFs::WriteFile));
+            written.map(|(path, _)| path).collect::<Vec<_>>()
+        };
+        assert_eq!(kept(false), [Path::new("/run/guest")]);
+        let kept = kept(true);
+        for path in [
+            "/dev/vfio/3",
+            "/dev/vfio/devices/vfio0",
+            "/dev/iommu",
+            "/sys/bus/ap/apmask",
+            "/sys/devices/vfio_ap/matrix",
+        ] {
+            assert!(kept.iter().any(|kept| Path::new(path).starts_with(kept)), "{path}");
+        }
+        assert!(kept.iter().all(|kept| !Path::new("/dev/kvm").starts_with(kept)));
     }
 }

@@ -70,7 +70,7 @@ fn serve(arguments: &Arguments) -> anyhow::Result<()> {
     let server =
         Server::bind(&arguments.socket, &description).with_context(|| format!("--socket {socket}"))?;
     // Only the socket is left to be removed. Every thread is started by this one and inherits what it has.
-    let paths = sandbox::Paths { changed: vec![arguments.socket.clone()], devices: false };
+    let paths = sandbox::Paths { changed: vec![arguments.socket.clone()], real_cards: false };
     sandbox::enter_process(arguments.sandbox, &paths).context("--sandbox")?;
     sandbox::enter_thread(Kind::Daemon);
     let accepting = server.clone();

@@ -88,9 +88,9 @@ fn run(config: &Config) -> anyhow::Result<End> {
     let signals = Signals::catch().context("catch signals")?;
     let _pidfile = config.pidfile.as_deref().map(PidFile::create).transpose().context("--pidfile")?;
     let storage = Arc::new(Storage::new(config.memory)?);
-    let runs_on_kvm = kernel.is_some();
+    let (runs_on_kvm, real_cards) = (kernel.is_some(), crypto.is_real());
     let Backend { vm, cpus, clock, machine_type, facilities, vfio } = match kernel {
-        Some(kernel) => host_cpus(&*kernel, config, &model, storage.clone(), crypto.is_real())?,
+        Some(kernel) => host_cpus(&*kernel, config, &model, storage.clone(), real_cards)?,
         None => engine(config, model, storage.clone())?,
     };
     let Console { writer, viewers, file, name } = Console::open(&config.console).context("--console")?;
@@ -100,8 +100,8 @@ fn run(config: &Config) -> anyhow::Result<End> {
     // Everything that is named is open. No other thread runs yet.
     let changed = config.written().into_iter().map(|(_, path)| path.to_owned()).collect();
     ap::card::prepare_crypto();
-    sandbox::enter_process(config.sandbox, &sandbox::Paths { changed, devices: true })
-        .context("--sandbox")?;
+    // KVM's file too is open; other devices of the host are plugged only where cards are real.
+    sandbox::enter_process(config.sandbox, &sandbox::Paths { changed, real_cards }).context("--sandbox")?;
     ap::set_worker_entry(|| sandbox::enter_thread(sandbox::Kind::Card));
     let output = Output::new(writer)?;
     let to = Connections {
