@@ -11,7 +11,12 @@ use super::kernel::{
     AddressSpace, CONFIGURATION_CHANGED, Container, Device, Group, REQUEST, Vfio, VfioFiles, flag,
 };
 use super::preflight::{Path, Target};
-use super::{Attempt, Error};
+use super::{Attempt, Error, OPEN_FILES};
+
+/// The cure where only the kernel knows what is wrong.
+const SAYS_MORE: &str = "`dmesg | grep -e vfio -e iommu` can say more";
+/// The cure where KVM does not take a file.
+const KVM_VFIO: &str = "use a host kernel with CONFIG_KVM_VFIO, for /dev/vfio/devices Linux 6.6 or later";
 
 /// What the kernel signals.
 #[derive(Debug)]
@@ -72,7 +77,8 @@ impl Open {
             format_args!("open /dev/vfio/{number}"),
             "end the program that has it open: fuser -v /dev/vfio/*",
         )?;
-        let viable = opened.viable().attempt(format_args!("ask for the state of group {number}"), "")?;
+        let viable =
+            opened.viable().attempt(format_args!("ask for the state of group {number}"), SAYS_MORE)?;
         if !viable {
             return Err(Error::NotViable { group: number });
         }
@@ -81,10 +87,15 @@ impl Open {
         let Ground::Group { container, group, joined, added, mapped } = &mut open.ground else {
             unreachable!()
         };
-        group.join(container.as_fd()).attempt(format_args!("put group {number} into a container"), "")?;
+        group.join(container.as_fd()).attempt(
+            format_args!("put group {number} into a container"),
+            "end the program that has the group: fuser -v /dev/vfio/*",
+        )?;
         *joined = true;
-        container.choose_translation().attempt("choose the translation of a container", "")?;
-        files.add(group.as_fd()).attempt(format_args!("tell KVM of group {number}"), "")?;
+        container
+            .choose_translation()
+            .attempt("choose the translation of a container", "modprobe vfio_iommu_type1")?;
+        files.add(group.as_fd()).attempt(format_args!("tell KVM of group {number}"), KVM_VFIO)?;
         *added = true;
         container.map(storage).attempt(mapping(storage), "ulimit -l unlimited")?;
         *mapped = true;
@@ -116,7 +127,7 @@ impl Open {
         )?;
         let device = open.device.insert(opened);
         let file = device.as_fd();
-        files.add(file).attempt(format_args!("tell KVM of /dev/vfio/devices/vfio{number}"), "")?;
+        files.add(file).attempt(format_args!("tell KVM of /dev/vfio/devices/vfio{number}"), KVM_VFIO)?;
         *added = true;
         device.bind(space.as_fd()).attempt(
             format_args!("open mdev {}", target.mdev),
@@ -124,7 +135,7 @@ impl Open {
         )?;
         device
             .attach(space.id())
-            .attempt(format_args!("give mdev {} the guest's storage", target.mdev), "")?;
+            .attempt(format_args!("give mdev {} the guest's storage", target.mdev), SAYS_MORE)?;
         *attached = true;
         Ok(open)
     }
@@ -134,7 +145,7 @@ impl Open {
         let Self { mdev, device: Some(device), signalled, .. } = self else {
             unreachable!("it has been opened")
         };
-        let information = device.information().attempt(format_args!("ask what mdev {mdev} is"), "")?;
+        let information = device.information().attempt(format_args!("ask what mdev {mdev} is"), SAYS_MORE)?;
         if information.flags & flag::AP == 0 {
             return Err(Error::NotAp { mdev: *mdev, flags: information.flags });
         }
@@ -144,11 +155,11 @@ impl Open {
                 return Ok(None);
             }
             let attempt = format!("have mdev {mdev} signal {name}");
-            if device.events(index).attempt(&attempt, "")? == 0 {
+            if device.events(index).attempt(&attempt, SAYS_MORE)? == 0 {
                 return Ok(None);
             }
-            let event = EventFd::new(EFD_NONBLOCK).attempt("make an event descriptor", "")?;
-            device.signal(index, Some(&event)).attempt(&attempt, "")?;
+            let event = EventFd::new(EFD_NONBLOCK).attempt("make an event descriptor", OPEN_FILES)?;
+            device.signal(index, Some(&event)).attempt(&attempt, SAYS_MORE)?;
             signalled.push(index);
             Ok(Some(event))
         };

@@ -40,11 +40,11 @@ pub enum Error {
     #[error("{}", lines(.0))]
     Preflight(Vec<Problem>),
     /// What the kernel refused.
-    #[error("{attempt}{}", remedy(.cure))]
+    #[error("{attempt}; {cure}")]
     Kernel {
         /// What was attempted, with its object.
         attempt: String,
-        /// What can be done about it; empty if nothing is known.
+        /// What can be done about it, or where to look.
         cure: &'static str,
         /// The kernel's answer.
         source: io::Error,
@@ -86,9 +86,8 @@ fn lines(problems: &[Problem]) -> String {
     all.join("\n  ")
 }
 
-fn remedy(cure: &str) -> String {
-    if cure.is_empty() { String::new() } else { format!("; {cure}") }
-}
+/// The cure where there is no descriptor left.
+const OPEN_FILES: &str = "raise the limit of open files: ulimit -n 16384, or LimitNOFILE= in the unit";
 
 impl From<Error> for HostError {
     fn from(error: Error) -> Self {

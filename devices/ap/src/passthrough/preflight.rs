@@ -334,14 +334,19 @@ impl Look<'_> {
                 (Some(number), Some(_)) if there("/dev/vfio/vfio".into()) => Path::Group(number),
                 (_, Some(number)) => Path::Device(number),
                 (None, None) => {
-                    let what = match (group, device) {
-                        (Some(n), _) => format!("there is no /dev/vfio/{n}, the group of mdev {mdev}"),
-                        (None, Some(n)) => format!("there is no /dev/vfio/devices/vfio{n} of mdev {mdev}"),
-                        (None, None) => {
-                            format!("mdev {mdev} has no iommu_group and no vfio-dev: VFIO does not know it")
+                    let cure = "modprobe vfio_iommu_type1 (or, without groups in the kernel, modprobe iommufd), and look at udev";
+                    match (group, device) {
+                        (Some(n), _) => {
+                            self.bad(format!("there is no /dev/vfio/{n}, the group of mdev {mdev}"), cure);
                         }
-                    };
-                    self.bad(what, "modprobe vfio_iommu_type1 (or, without groups in the kernel, modprobe iommufd), and look at udev");
+                        (None, Some(n)) => {
+                            self.bad(format!("there is no /dev/vfio/devices/vfio{n} of mdev {mdev}"), cure);
+                        }
+                        (None, None) => self.bad(
+                            format!("mdev {mdev} has no iommu_group and no vfio-dev: VFIO does not know it"),
+                            cure,
+                        ),
+                    }
                     return None;
                 }
             },

@@ -208,8 +208,9 @@ fn errors_at_every_step() {
             let bench = bench();
             bench.recorder.state().refuse = Some(step);
             let error = bench.plug(name).expect_err(&refused);
-            let Error::Kernel { source, .. } = &error else { panic!("{refused}: {error:?}") };
+            let Error::Kernel { source, cure, .. } = &error else { panic!("{refused}: {error:?}") };
             assert_eq!(source.raw_os_error(), Some(libc::EIO), "{refused}");
+            assert!(!cure.is_empty(), "{refused}: {error}");
             let calls = bench.recorder.take_calls();
             assert_eq!(bench.recorder.state().open, [""; 0], "{refused}: {calls:?}");
             let count = |call: &str| calls.iter().filter(|c| c.ends_with(call)).count();

@@ -16,7 +16,7 @@ use super::device::{Open, Signals};
 use super::kernel::{Vfio, VfioFiles};
 use super::name::MdevName;
 use super::preflight::{Places, preflight};
-use super::{Attempt, Error};
+use super::{Attempt, Error, OPEN_FILES};
 use crate::host::{EventKind, Events, HostError, Operation, Snapshot, Sysfs, Wake, Watch};
 use crate::lock::{Rank, RankedMutex};
 
@@ -113,7 +113,7 @@ impl Passthrough {
             Matrix::EMPTY
         });
         let watcher = Watcher::new(shared.clone(), target.mdev, signals)?;
-        let stop = watcher.stop.try_clone().attempt("copy an event descriptor", "")?;
+        let stop = watcher.stop.try_clone().attempt("copy an event descriptor", OPEN_FILES)?;
         *shared.slot.lock() =
             Some(Slot { device: device.clone(), open, matrix, blind: false, stop, thread: None });
         *shared.plugged.lock() = Some(device.clone());
@@ -326,15 +326,15 @@ struct Watcher {
 
 impl Watcher {
     fn new(shared: Arc<Shared>, mdev: Uuid, signals: Signals) -> Result<Self, Error> {
-        let stop = EventFd::new(EFD_NONBLOCK).attempt("make an event descriptor", "")?;
-        let epoll = Epoll::new().attempt("make an epoll descriptor", "")?;
+        let stop = EventFd::new(EFD_NONBLOCK).attempt("make an event descriptor", OPEN_FILES)?;
+        let epoll = Epoll::new().attempt("make an epoll descriptor", OPEN_FILES)?;
         let watched =
             [(Some(&stop), STOP), (signals.request.as_ref(), REQUESTED), (signals.changed.as_ref(), CHANGED)];
         for (event, meaning) in watched {
             if let Some(event) = event {
                 let interest = EpollEvent::new(EventSet::IN, meaning);
                 let added = epoll.ctl(ControlOperation::Add, event.as_raw_fd(), interest);
-                added.attempt("watch an event descriptor", "")?;
+                added.attempt("watch an event descriptor", "raise the sysctl fs.epoll.max_user_watches")?;
             }
         }
         Ok(Self { shared, mdev, signals, stop, epoll })
@@ -355,7 +355,10 @@ impl Watcher {
             );
         }
         let thread = std::thread::Builder::new().name("vfio-ap".into());
-        thread.spawn(move || self.run()).attempt("start the thread that watches the host", "")
+        thread.spawn(move || self.run()).attempt(
+            "start the thread that watches the host",
+            "raise the limit of tasks: ulimit -u, or TasksMax= in the unit",
+        )
     }
 
     fn run(self) {
