@@ -12,6 +12,7 @@
 
 mod cards;
 mod control_block;
+mod daemon;
 mod host;
 mod masks;
 mod qmp;
@@ -32,6 +33,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "ap_messages", run: cards::messages, seeds: cards::seeds },
     Target { name: "control_blocks", run: control_block::blocks, seeds: control_block::block_seeds },
     Target { name: "daemon_protocol", run: host::daemon_protocol, seeds: host::daemon_seeds },
+    Target { name: "daemon_sessions", run: daemon::sessions, seeds: daemon::session_seeds },
     Target { name: "filter", run: control_block::filter, seeds: control_block::filter_seeds },
     Target { name: "host_description", run: host::description, seeds: host::description_seeds },
     Target { name: "mask_strings", run: masks::strings, seeds: masks::seeds },
@@ -58,9 +60,12 @@ mod tests {
     use std::collections::BTreeSet;
     use std::path::Path;
 
-    /// Seeds, edited in a few places, and plain random bytes. `CASES` of them.
+    /// Seeds, edited in a few places, and plain random bytes.
     fn check(name: &str) {
-        const CASES: u32 = 1000;
+        check_some(name, 1000);
+    }
+
+    fn check_some(name: &str, cases: u32) {
         let target = TARGETS.iter().find(|target| target.name == name).expect(name);
         let seeds = (target.seeds)();
         assert!(!seeds.is_empty());
@@ -83,7 +88,7 @@ mod tests {
         let input = prop_oneof![3 => edited, 1 => proptest::collection::vec(any::<u8>(), 0..600)];
         let mut runner = TestRunner::new(ProptestConfig {
             failure_persistence: None,
-            ..ProptestConfig::with_cases(CASES)
+            ..ProptestConfig::with_cases(cases)
         });
         runner
             .run(&input, |input| {
@@ -141,6 +146,12 @@ mod tests {
     #[test]
     fn daemon_protocol() {
         check("daemon_protocol");
+    }
+
+    /// Fewer: each has a daemon of its own, which waits for resets.
+    #[test]
+    fn daemon_sessions() {
+        check_some("daemon_sessions", 30);
     }
 
     #[test]
