@@ -5,8 +5,12 @@ use std::fmt;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, RwLock};
 
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestRegionMmap, MemoryRegionAddress, MmapRegion};
 use zarch::{AbsoluteAddress, PAGE_SIZE, StorageKey};
+
+/// What sizes and the host address of storage are multiples of: SCLP reports storage in increments of it, and KVM on s390x
+/// takes no other slots (`kvm_arch_prepare_memory_region`).
+const INCREMENT: u64 = 1 << 20;
 
 /// What the host refused.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +48,10 @@ pub trait CodeWatcher: Send + Sync {
 
 /// Guest absolute storage from address 0.
 pub struct Storage {
-    memory: GuestMemoryMmap,
+    memory: GuestRegionMmap,
+    /// The mapping that `memory` looks at, which has room for its alignment. Unmapped with this value: nothing gives
+    /// `memory` away.
+    _mapping: MmapRegion,
     host: *mut u8,
     size: u64,
     keys: Box<[AtomicU8]>,
@@ -52,7 +59,7 @@ pub struct Storage {
     watchers: RwLock<Vec<Arc<dyn CodeWatcher>>>,
 }
 
-// SAFETY: `host` points to the mapping that `memory` owns for as long as this value lives, and
+// SAFETY: `host` points into the mapping that `_mapping` owns for as long as this value lives, and
 // every access through it is by volatile or atomic operations of machine words.
 unsafe impl Send for Storage {}
 // SAFETY: as above; the rest of the fields are Sync by themselves.
@@ -67,15 +74,22 @@ impl fmt::Debug for Storage {
 impl Storage {
     /// Maps `size` bytes of zeros. `size` is a multiple of 1 MiB.
     pub fn new(size: u64) -> Result<Self, Error> {
-        if size == 0 || !size.is_multiple_of(1 << 20) || usize::try_from(size).is_err() {
+        let with_room = size.checked_add(INCREMENT).and_then(|sum| usize::try_from(sum).ok());
+        let (Some(with_room), true) = (with_room, size > 0 && size.is_multiple_of(INCREMENT)) else {
             return Err(Error::Size(size));
-        }
-        let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), size as usize)])
-            .map_err(|e| Error::Map { size, source: Box::new(e) })?;
-        let host =
-            memory.get_host_address(GuestAddress(0)).map_err(|e| Error::Map { size, source: Box::new(e) })?;
+        };
+        let refused = |e| Error::Map { size, source: Box::new(e) };
+        // The host aligns mappings to its pages only.
+        let mapping = MmapRegion::<()>::new(with_room).map_err(refused)?;
+        let host = mapping.as_ptr().wrapping_add(mapping.as_ptr().align_offset(INCREMENT as usize));
+        // SAFETY: the `size` bytes at `host` are inside `mapping`, as aligning passes over less than INCREMENT bytes; the
+        // view has its protection, and lives with it in this value, which gives out references only.
+        let view = unsafe { MmapRegion::build_raw(host, size as usize, mapping.prot(), mapping.flags()) };
+        let memory =
+            GuestRegionMmap::new(view.map_err(refused)?, GuestAddress(0)).expect("it ends below 2^64");
         let bytes = || (0..size / PAGE_SIZE).map(|_| AtomicU8::new(0)).collect();
-        Ok(Self { memory, host, size, keys: bytes(), code: bytes(), watchers: RwLock::default() })
+        let (keys, code) = (bytes(), bytes());
+        Ok(Self { memory, _mapping: mapping, host, size, keys, code, watchers: RwLock::default() })
     }
 
     /// Size in bytes.
@@ -88,13 +102,7 @@ impl Storage {
         at.0 <= self.size && length <= self.size - at.0
     }
 
-    /// The vm-memory view, for the crates that want one. Stores through it must be followed by
-    /// [`stored`](Self::stored).
-    pub fn memory(&self) -> &GuestMemoryMmap {
-        &self.memory
-    }
-
-    /// Host address of absolute address 0. Everything up to [`size`](Self::size) is one mapping.
+    /// Host address of absolute address 0, a multiple of 1 MiB. Everything up to [`size`](Self::size) is one mapping.
     pub fn host_base(&self) -> *mut u8 {
         self.host
     }
@@ -104,7 +112,7 @@ impl Storage {
         if !self.contains(at, buffer.len() as u64) {
             return Err(Addressing);
         }
-        self.memory.read_slice(buffer, GuestAddress(at.0)).map_err(|_| Addressing)?;
+        self.memory.read_slice(buffer, MemoryRegionAddress(at.0)).map_err(|_| Addressing)?;
         self.mark(at, buffer.len(), StorageKey::REFERENCE);
         Ok(())
     }
@@ -114,7 +122,7 @@ impl Storage {
         if !self.contains(at, bytes.len() as u64) {
             return Err(Addressing);
         }
-        self.memory.write_slice(bytes, GuestAddress(at.0)).map_err(|_| Addressing)?;
+        self.memory.write_slice(bytes, MemoryRegionAddress(at.0)).map_err(|_| Addressing)?;
         self.mark(at, bytes.len(), StorageKey::REFERENCE | StorageKey::CHANGE);
         self.stored(at, bytes.len() as u64);
         Ok(())
@@ -134,7 +142,7 @@ impl Storage {
             let at = AbsoluteAddress(page * PAGE_SIZE);
             let mut now = [0u8; PAGE_SIZE as usize];
             // Reading first keeps host pages that were never touched unallocated.
-            if self.memory.read_slice(&mut now, GuestAddress(at.0)).is_ok() && now != zeros {
+            if self.memory.read_slice(&mut now, MemoryRegionAddress(at.0)).is_ok() && now != zeros {
                 let _ = self.write(at, &zeros);
             }
             self.keys[page as usize].store(0, Ordering::Relaxed);
@@ -249,9 +257,28 @@ mod tests {
         assert_eq!(storage.read_array::<2>(AbsoluteAddress(0x1fff)), Ok([0, 0]));
     }
 
+    /// KVM on s390x refuses other slots.
+    #[test]
+    fn host_addresses_are_aligned() {
+        // The host places mappings below one another: with a page between them, most are odd.
+        let mut kept = Vec::new();
+        for mib in [1, 3, 2, 7, 1, 64] {
+            let storage = Storage::new(mib << 20).unwrap();
+            assert_eq!(storage.host_base() as usize % (1 << 20), 0, "{mib} MiB");
+            let last = AbsoluteAddress((mib << 20) - 1);
+            assert_eq!(storage.read_array::<1>(last), Ok([0]));
+            storage.write(last, &[1]).unwrap();
+            storage.write(AbsoluteAddress(0), &[2]).unwrap();
+            // SAFETY: both bytes are inside the mapping, which `storage` keeps.
+            let ends = unsafe { [*storage.host_base(), *storage.host_base().add(last.0 as usize)] };
+            assert_eq!(ends, [2, 1]);
+            kept.push((storage, MmapRegion::<()>::new(PAGE_SIZE as usize).unwrap()));
+        }
+    }
+
     #[test]
     fn odd_sizes_are_refused() {
-        for size in [0, 1, (1 << 20) + 4096] {
+        for size in [0, 1, (1 << 20) + 4096, u64::MAX << 20] {
             assert!(matches!(Storage::new(size), Err(Error::Size(s)) if s == size));
         }
     }
