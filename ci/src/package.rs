@@ -267,8 +267,10 @@ pub fn check_for_s390x(workspace: &Path, target: &Path, report: &mut Report) -> 
     let program = root.path().join("usr/bin/adjunct");
     let missing: Vec<_> = INSTALLED.iter().filter(|file| !root.path().join(file).is_file()).collect();
     report.expect(missing.is_empty(), NAME, &format!("{} files in it, without {missing:?}", INSTALLED.len()));
-    let machine = elf_machine(&fs::read(&program)?);
-    report.expect(machine == Some(EM_S390), NAME, &format!("the program's ELF machine is {machine:?}"));
+    let (machine, segments) = elf(&fs::read(&program)?).unwrap_or_default();
+    report.expect(machine == EM_S390, NAME, &format!("the program's ELF machine is {machine}"));
+    let marked = segments.contains(&PT_S390_PGSTE);
+    report.expect(marked, NAME, &format!("it is marked for KVM in its segments {segments:x?}"));
     match cross.runner() {
         Err(e) => report.check(Verdict::Skipped, NAME, &e),
         Ok(runner) => {
@@ -283,13 +285,23 @@ pub fn check_for_s390x(workspace: &Path, target: &Path, report: &mut Report) -> 
 
 /// The number of s390 in the ELF header's `e_machine`.
 const EM_S390: u16 = 22;
+/// The program header that has Linux before 7.0 give the program page tables for KVM guests.
+const PT_S390_PGSTE: u32 = 0x7000_0000;
 
-/// `e_machine` of a big-endian ELF file.
-fn elf_machine(file: &[u8]) -> Option<u16> {
-    let (magic, rest) = file.split_at_checked(18).filter(|(_, rest)| rest.len() >= 2)?;
-    // ELFDATA2MSB
-    let big_endian = magic.starts_with(b"\x7fELF") && magic[5] == 2;
-    big_endian.then(|| u16::from_be_bytes([rest[0], rest[1]]))
+/// `e_machine` and each program header's `p_type` of a big-endian 64-bit ELF file.
+fn elf(file: &[u8]) -> Option<(u16, Vec<u32>)> {
+    fn at<const N: usize>(file: &[u8], offset: usize) -> Option<[u8; N]> {
+        file.get(offset..)?.first_chunk().copied()
+    }
+    // ELFCLASS64, ELFDATA2MSB
+    if at(file, 0)? != *b"\x7fELF\x02\x02" {
+        return None;
+    }
+    let half = |offset| Some(u16::from_be_bytes(at(file, offset)?));
+    let table = usize::try_from(u64::from_be_bytes(at(file, 32)?)).ok()?;
+    let (size, count) = (usize::from(half(54)?), usize::from(half(56)?));
+    let types = (0..count).map(|n| Some(u32::from_be_bytes(at(file, table.checked_add(n * size)?)?)));
+    Some((half(18)?, types.collect::<Option<_>>()?))
 }
 
 /// Files of the package that somebody looks for by name.
@@ -358,5 +370,32 @@ fn udev_rules(workspace: &Path, report: &mut Report) {
     match run(Command::new("udevadm").args(["verify"]).arg(&rules)) {
         Ok(_) => report.expect(true, "udev rules", "udevadm verify finds nothing wrong"),
         Err(e) => report.expect(false, "udev rules", &format!("{e:#}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn elf_headers() {
+        let mut file = vec![0; 64 + 2 * 56];
+        file[..6].copy_from_slice(b"\x7fELF\x02\x02");
+        file[19] = 22;
+        file[39] = 64;
+        (file[55], file[57]) = (56, 2);
+        file[64..68].copy_from_slice(&[0x70, 0, 0, 0]);
+        file[64 + 56 + 3] = 1;
+        assert_eq!(elf(&file), Some((EM_S390, vec![PT_S390_PGSTE, 1])));
+        // Cut short anywhere, little-endian, or with a table far outside: none.
+        for length in 0..64 + 56 + 4 {
+            assert_eq!(elf(&file[..length]), None, "{length}");
+        }
+        let changed = |at: usize, value| {
+            let mut file = file.clone();
+            file[at] = value;
+            elf(&file)
+        };
+        assert_eq!((changed(5, 1), changed(4, 1), changed(32, 0xff)), (None, None, None));
     }
 }
