@@ -567,10 +567,6 @@ impl Vcpu for Cpu {
         }
     }
 
-    fn instruction_length(&self) -> u8 {
-        self.ilc
-    }
-
     fn gr(&self, r: u8) -> u64 {
         Cpu::gr(self, r)
     }

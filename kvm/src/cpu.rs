@@ -6,12 +6,13 @@ use std::thread::ThreadId;
 use machine::{Exit, Operand, Outcome, ResetKind, Vcpu, VcpuState};
 use zarch::{AbsoluteAddress, ProgramCode, ProgramInterruption, Psw, RealAddress, psw_bits};
 
-use crate::exit::{Event, Instruction, event};
+use crate::exit::{Event, event};
 use crate::interruption::Irq;
 use crate::kernel::{self, Access, Registers, Stop, Transfer};
 use crate::rendezvous::{Next, Order};
 use crate::report::{Recent, report};
 use crate::sigp::{Response, signal};
+use crate::status;
 use crate::vm::Shared;
 
 /// Program-interruption codes of access exceptions.
@@ -45,6 +46,8 @@ pub struct Cpu {
     // Book-keeping about the last exit.
     stop: Stop,
     refused: Option<Refused>,
+    /// `stop` is to be answered once more before the CPU goes on.
+    again: bool,
     failed: Option<machine::Error>,
     recent: Recent,
 }
@@ -77,6 +80,7 @@ impl Cpu {
             thread: None,
             stop: Stop::Interrupted,
             refused: None,
+            again: false,
             failed: None,
             recent: Recent::default(),
         }
@@ -125,7 +129,7 @@ impl Cpu {
         let operating = match order {
             Order::Start | Order::Restart => true,
             Order::Stop | Order::StopAndStoreStatus | Order::Reset(_) => false,
-            Order::SetPrefix(_) | Order::StoreStatus(_) => was,
+            Order::SetPrefix(_) | Order::StoreStatus(_) | Order::StoreAdditionalStatus { .. } => was,
         };
         if operating != was {
             let set = self.fd.set_operating(operating);
@@ -137,13 +141,13 @@ impl Cpu {
                 let posted = self.fd.post(&Irq::restart());
                 self.need("restart", posted);
             }
-            Order::StopAndStoreStatus => {
-                let stored = self.fd.store_status(None);
-                self.need("store the status", stored);
-            }
-            Order::StoreStatus(at) => {
-                let stored = self.fd.store_status(Some(at));
-                self.need("store the status", stored);
+            Order::StopAndStoreStatus => self.store_status(None),
+            Order::StoreStatus(at) => self.store_status(Some(at)),
+            Order::StoreAdditionalStatus { at, guarded } => {
+                let extended = self.fd.extended();
+                if let Some(extended) = self.need("read the vector registers", extended) {
+                    status::store_additional(&self.shared.storage, at, guarded, &extended);
+                }
             }
             Order::SetPrefix(prefix) => {
                 let registers = Registers { prefix, ..self.fd.registers() };
@@ -155,16 +159,23 @@ impl Cpu {
         was && !operating && !matches!(order, Order::Reset(_))
     }
 
+    fn store_status(&mut self, at: Option<u64>) {
+        let extended = self.fd.extended();
+        if let Some(extended) = self.need("read the timers", extended) {
+            status::store(&self.shared.storage, at, &self.fd.registers(), &extended);
+        }
+    }
+
     fn reset_registers(&mut self, kind: ResetKind) {
         let reset = self.fd.reset(kind);
         self.need("reset", reset);
-        (self.stop, self.refused) = (Stop::Interrupted, None);
+        (self.stop, self.refused, self.again) = (Stop::Interrupted, None, false);
     }
 
     /// Answers SIGNAL PROCESSOR.
     fn signal(&mut self, address: u16, order: u8, parameter: u64, r1: u8) {
         let shared = self.shared.clone();
-        let response = signal(&shared.cpus, &shared.storage, self.address, address, order, parameter);
+        let response = signal(&shared, self.address, address, order, parameter);
         let cc = match response {
             Response::Accepted => 0,
             Response::Status(status) => {
@@ -185,23 +196,18 @@ impl Cpu {
     }
 
     fn program(&mut self, interruption: &ProgramInterruption) {
-        let irq = Irq::program(interruption, self.instruction_length());
-        let posted = self.fd.post(&irq);
+        let posted = self.fd.post(&Irq::program(interruption));
         self.need("present a program interruption", posted);
     }
 
     /// Has the kernel make `refused` again, and with it the exception pending, with all that is stored
     /// beside its code. Should it succeed now, because another CPU has changed a table since, the instruction is
-    /// executed again.
+    /// answered again: the PSW is behind it, by a length that may be that of an EXECUTE.
     fn present(&mut self, refused: Refused) {
         let length = refused.length;
         let transfer = if refused.store { Transfer::TestWrite(length) } else { Transfer::TestRead(length) };
         let result = self.access(refused.operand, true, transfer);
-        if self.need("present an access exception", result) == Some(0) {
-            let psw = self.fd.psw();
-            let address = psw.address.wrapping_sub(u64::from(self.instruction_length()));
-            self.fd.set_psw(Psw { address, ..psw });
-        }
+        self.again = self.need("present an access exception", result) == Some(0);
     }
 
     fn access(&self, operand: Operand, inject: bool, transfer: Transfer<'_>) -> std::io::Result<u16> {
@@ -258,6 +264,45 @@ impl Cpu {
         self.error(text)
     }
 
+    fn run_until_exit(&mut self) -> Result<Exit, machine::Error> {
+        loop {
+            if let Some(error) = self.failed.take() {
+                return Err(error);
+            }
+            let next = self.shared.cpus.next(self.address);
+            // What the CPU is ordered to comes after its instruction, if it survives.
+            if self.again && !matches!(next, Next::Kicked | Next::Order(Order::Reset(_))) {
+                self.again = false;
+                if next == Next::Enter {
+                    self.shared.cpus.left(self.address);
+                }
+                if let Some(exit) = self.answer(self.stop)? {
+                    return Ok(exit);
+                }
+                continue;
+            }
+            match next {
+                Next::Kicked => return Ok(Exit::Kicked),
+                Next::Order(order) => {
+                    if self.carry_out(order) {
+                        return Ok(Exit::Stopped);
+                    }
+                }
+                Next::Enter => {
+                    let stop = self.fd.run();
+                    self.shared.cpus.left(self.address);
+                    let stop = match stop {
+                        Ok(stop) => stop,
+                        Err(e) => return Err(self.crash(&format!("run: {e}"))),
+                    };
+                    if let Some(exit) = self.answer(stop)? {
+                        return Ok(exit);
+                    }
+                }
+            }
+        }
+    }
+
     /// What a stop of the run means to the VMM, if anything.
     fn answer(&mut self, stop: Stop) -> Result<Option<Exit>, machine::Error> {
         (self.stop, self.refused) = (stop, None);
@@ -291,30 +336,10 @@ impl Vcpu for Cpu {
 
     fn run(&mut self) -> Result<Exit, machine::Error> {
         self.arm();
-        loop {
-            if let Some(error) = self.failed.take() {
-                return Err(error);
-            }
-            match self.shared.cpus.next(self.address) {
-                Next::Kicked => return Ok(Exit::Kicked),
-                Next::Order(order) => {
-                    if self.carry_out(order) {
-                        return Ok(Exit::Stopped);
-                    }
-                }
-                Next::Enter => {
-                    let stop = self.fd.run();
-                    self.shared.cpus.left(self.address);
-                    let stop = match stop {
-                        Ok(stop) => stop,
-                        Err(e) => return Err(self.crash(&format!("run: {e}"))),
-                    };
-                    if let Some(exit) = self.answer(stop)? {
-                        return Ok(exit);
-                    }
-                }
-            }
-        }
+        self.shared.cpus.set_runs(self.address, true);
+        let exit = self.run_until_exit();
+        self.shared.cpus.set_runs(self.address, false);
+        exit
     }
 
     fn finish(&mut self, outcome: Outcome) {
@@ -323,24 +348,16 @@ impl Vcpu for Cpu {
             Outcome::Resume => {}
             Outcome::ConditionCode(cc) => self.set_cc(cc),
             Outcome::Program(interruption) => {
-                // The kernel has taken the subchannel's interruption off for an instruction that fails.
-                if let Stop::TestSubchannel { dequeued: Some(io), .. } = self.stop {
-                    let put_back = self.shared.flic.enqueue(&Irq::io(io));
-                    self.need("put an interruption back", put_back);
-                }
                 match refused.filter(|refused| refused.code == interruption.code) {
                     Some(refused) => self.present(refused),
                     None => self.program(&interruption),
                 }
+                // The kernel has taken the subchannel's interruption off for an instruction that fails.
+                if let (Stop::TestSubchannel { dequeued: Some(io), .. }, false) = (self.stop, self.again) {
+                    let put_back = self.shared.flic.enqueue(&Irq::io(io));
+                    self.need("put an interruption back", put_back);
+                }
             }
-        }
-    }
-
-    fn instruction_length(&self) -> u8 {
-        match self.stop {
-            Stop::Intercept { ipa, ipb, .. } => Instruction { ipa, ipb }.length(),
-            // DIAGNOSE, TEST SUBCHANNEL, STORE SYSTEM INFORMATION.
-            _ => 4,
         }
     }
 

@@ -21,8 +21,6 @@ const ADAPTER: u32 = 1 << 26;
 const IO_END: u32 = 0xfffe_0000;
 /// Interruption subclass of channel reports, in control register 14.
 const CHANNEL_REPORT_SUBCLASS: u64 = 1 << 28;
-/// In the flags of a program interruption: the instruction's length is there too, in bits of its value.
-const LENGTH_VALID: u8 = 1;
 
 /// One interruption.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -73,8 +71,9 @@ impl Irq {
         Self::new(kind::STOP)
     }
 
-    /// A program interruption of an instruction that is `length` bytes long.
-    pub fn program(interruption: &ProgramInterruption, length: u8) -> Self {
+    /// A program interruption by the intercepted instruction. The kernel adds the instruction's length, which user space
+    /// does not see when EXECUTE is in play (`kvm_s390_get_ilen`).
+    pub fn program(interruption: &ProgramInterruption) -> Self {
         let (class, code) = interruption.monitor.unwrap_or_default();
         Self::new(kind::PROGRAM)
             .put(0, &interruption.translation_exception_id.unwrap_or(0).to_be_bytes())
@@ -83,7 +82,6 @@ impl Irq {
             .put(28, &(interruption.code as u16).to_be_bytes())
             .put(30, &class.to_be_bytes())
             .put(34, &[interruption.access_id])
-            .put(37, &[LENGTH_VALID | length & 6])
     }
 
     /// The type.
@@ -160,14 +158,11 @@ mod tests {
         let code = ProgramCode::PageTranslation;
         let program = ProgramInterruption { access_id: 9, ..ProgramInterruption::access(code, 0x1000_0801) };
         check(
-            Irq::program(&program, 4),
+            Irq::program(&program),
             0xfffe_0001,
-            &[(0, &0x1000_0801u64.to_be_bytes()), (28, &[0, 0x11]), (34, &[9]), (37, &[5])],
+            &[(0, &0x1000_0801u64.to_be_bytes()), (28, &[0, 0x11]), (34, &[9])],
         );
-        check(
-            Irq::program(&ProgramInterruption::data(0xfe), 6),
-            0xfffe_0001,
-            &[(27, &[0xfe]), (29, &[7]), (37, &[7])],
-        );
+        // Without flags at 37: a length is only the kernel's to know.
+        check(Irq::program(&ProgramInterruption::data(0xfe)), 0xfffe_0001, &[(27, &[0xfe]), (29, &[7])]);
     }
 }

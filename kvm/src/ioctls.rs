@@ -12,17 +12,19 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use kvm_bindings::*;
 use kvm_ioctls::{DeviceFd, VcpuFd, VmFd};
-use libc::{c_int, c_ulong, c_void, siginfo_t};
+use libc::{c_int, c_void, siginfo_t};
 use machine::{ResetKind, Storage};
 use vmm_sys_util::eventfd::EventFd;
-use vmm_sys_util::ioctl::{ioctl, ioctl_with_mut_ref, ioctl_with_ref, ioctl_with_val};
+use vmm_sys_util::ioctl::{ioctl, ioctl_with_mut_ref, ioctl_with_ref};
 use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 use vmm_sys_util::{ioctl_io_nr, ioctl_iow_nr};
 use zarch::{IoInterruption, Psw};
 
 use crate::Error;
 use crate::interruption::{Irq, LENGTH};
-use crate::kernel::{self, Access, DeviceKind, Kick, Registers, Stop, Transfer, capability, reason};
+use crate::kernel::{
+    self, Access, DeviceKind, Extended, Kick, Registers, Stop, Transfer, capability, reason,
+};
 use crate::vm::VERSION;
 
 // For VMs kvm-ioctls has attributes on aarch64 only, for devices it takes an answer above 0 for an error.
@@ -34,7 +36,6 @@ ioctl_iow_nr!(KVM_ENABLE_CAP, KVMIO, 0xa3, kvm_enable_cap);
 // kvm-ioctls knows ioeventfds by address, not by subchannel.
 ioctl_iow_nr!(KVM_IOEVENTFD, KVMIO, 0x79, kvm_ioeventfd);
 // What exists on s390 only.
-ioctl_iow_nr!(KVM_S390_STORE_STATUS, KVMIO, 0x95, c_ulong);
 ioctl_io_nr!(KVM_S390_INITIAL_RESET, KVMIO, 0x97);
 ioctl_io_nr!(KVM_S390_NORMAL_RESET, KVMIO, 0xc3);
 ioctl_io_nr!(KVM_S390_CLEAR_RESET, KVMIO, 0xc4);
@@ -51,6 +52,11 @@ const INJECT_EXCEPTION: u64 = 2;
 const KEY_PROTECTION: u64 = 4;
 const LOGICAL_READ: u32 = 0;
 const LOGICAL_WRITE: u32 = 1;
+
+/// Numbers of single registers, which bindgen does not emit.
+const TOD_PROGRAMMABLE: u64 = KVM_REG_S390 | KVM_REG_SIZE_U32 | 1;
+const CPU_TIMER: u64 = KVM_REG_S390 | KVM_REG_SIZE_U64 | 3;
+const CLOCK_COMPARATOR: u64 = KVM_REG_S390 | KVM_REG_SIZE_U64 | 4;
 
 /// Most interruptions that one CPU can have pending: an emergency signal and a call of each CPU, and its own kinds.
 const MOST_PENDING: usize = 512 + 32;
@@ -147,6 +153,7 @@ impl kernel::Vm for Vm {
     }
 
     fn set_storage(&self, storage: Arc<Storage>) -> io::Result<()> {
+        assert!(storage.host_base().align_offset(1 << 20) == 0, "the kernel answers EINVAL");
         let region = kvm_userspace_memory_region {
             slot: 0,
             flags: 0,
@@ -409,10 +416,30 @@ impl kernel::Cpu for Cpu {
         Ok(())
     }
 
-    fn store_status(&self, at: Option<u64>) -> io::Result<()> {
-        let at = at.unwrap_or(KVM_S390_STORE_STATUS_NOADDR as i64 as u64);
-        // SAFETY: the argument is an address of the guest's, which the kernel checks.
-        answer(unsafe { ioctl_with_val(&self.fd, KVM_S390_STORE_STATUS(), at) }).map(drop)
+    fn extended(&self) -> io::Result<Extended> {
+        let register = |id: u64| -> io::Result<[u8; 8]> {
+            let mut value = [0; 8];
+            self.fd.get_one_reg(id, &mut value)?;
+            Ok(value)
+        };
+        let [a, b, c, d, ..] = register(TOD_PROGRAMMABLE)?;
+        let mut extended = Extended {
+            timer: u64::from_ne_bytes(register(CPU_TIMER)?),
+            comparator: u64::from_ne_bytes(register(CLOCK_COMPARATOR)?),
+            tod_programmable: u32::from_ne_bytes([a, b, c, d]),
+            ..Default::default()
+        };
+        let regs = self.regs();
+        // SAFETY: both members are plain numbers.
+        unsafe {
+            if self.has_vectors() {
+                extended.vectors = regs.__bindgen_anon_1.vrs;
+            }
+            if self.shared().kvm_valid_regs & u64::from(KVM_SYNC_GSCB) != 0 {
+                extended.guarded = regs.__bindgen_anon_2.__bindgen_anon_1.gscb;
+            }
+        }
+        Ok(extended)
     }
 
     fn post(&self, irq: &Irq) -> io::Result<()> {

@@ -22,10 +22,10 @@ const CREATE_VCPU: u32 = 0xae41;
 const SET_USER_MEMORY_REGION: u32 = 0x4020_ae46;
 const IOEVENTFD: u32 = 0x4040_ae79;
 const RUN: u32 = 0xae80;
-const STORE_STATUS: u32 = 0x4008_ae95;
 const INITIAL_RESET: u32 = 0xae97;
 const SET_MP_STATE: u32 = 0x4004_ae99;
 const ENABLE_CAP: u32 = 0x4068_aea3;
+const GET_ONE_REG: u32 = 0x4010_aeab;
 const MEM_OP: u32 = 0x4040_aeb1;
 const GET_SKEYS: u32 = 0x4040_aeb2;
 const SET_SKEYS: u32 = 0x4040_aeb3;
@@ -49,7 +49,7 @@ const NAMES: [(u32, &str); 24] = [
     (SET_USER_MEMORY_REGION, "storage"),
     (IOEVENTFD, "ioeventfd"),
     (RUN, "run"),
-    (STORE_STATUS, "store status"),
+    (GET_ONE_REG, "register"),
     (INITIAL_RESET, "initial reset"),
     (SET_MP_STATE, "state"),
     (ENABLE_CAP, "enable"),
@@ -137,7 +137,7 @@ impl Answers for Host {
 
     fn shape(&self, request: u32) -> Shape {
         match (request, request >> 16 & 0x3fff) {
-            (STORE_STATUS, _) | (_, 0) => Shape::Value,
+            (_, 0) => Shape::Value,
             (_, size) => Shape::Bytes(size as usize),
         }
     }
@@ -150,6 +150,7 @@ impl Answers for Host {
             SET_DEVICE_ATTR | GET_DEVICE_ATTR | GET_SKEYS | SET_SKEYS => 16,
             SET_IRQ_STATE | GET_IRQ_STATE => 0,
             MEM_OP => 24,
+            GET_ONE_REG => 8,
             _ => usize::MAX,
         };
         if pointer != usize::MAX {
@@ -396,14 +397,24 @@ fn a_cpu_by_ioctls() {
         assert_eq!((&file[..], *asked), ("cpu7", request));
         refusals(&script, &mut || cpu.reset(kind));
     }
-    // KVM_S390_STORE_STATUS_NOADDR is -1.
-    for (at, want) in [(None, "ffffffffffffffff"), (Some(0x1200), "0000000000001200")] {
-        cpu.store_status(at).unwrap();
-        check(&script, "cpu7", STORE_STATUS, want);
-    }
+    // KVM_REG_S390, the size as a power of two, and the number.
+    plans.lock().unwrap().gives = vec![1, 2, 3, 4];
+    let extended = cpu.extended().unwrap();
+    let four = u32::from_ne_bytes([1, 2, 3, 4]);
+    let eight = u64::from_ne_bytes([1, 2, 3, 4, 0, 0, 0, 0]);
+    assert_eq!((extended.tod_programmable, extended.timer, extended.comparator), (four, eight, eight));
+    let asked: Vec<_> = script
+        .take()
+        .iter()
+        .map(|event| match event {
+            Event::Ioctl(Call { request: GET_ONE_REG, argument, .. }) => double(argument, 0),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(asked, [0x5020_0000_0000_0001, 0x5030_0000_0000_0003, 0x5030_0000_0000_0004]);
     refusals(&script, &mut || cpu.enable(85));
     refusals(&script, &mut || cpu.set_operating(true));
-    refusals(&script, &mut || cpu.store_status(None));
+    refusals(&script, &mut || cpu.extended());
 }
 
 #[test]
@@ -416,14 +427,14 @@ fn interruptions_by_ioctls() {
     check(&script, "cpu7", IRQ, &format!("00000000fffe0003 {}", padding(64)));
     cpu.post(&Irq::stop()).unwrap();
     check(&script, "cpu7", IRQ, &format!("00000000fffe0000 {}", padding(64)));
-    let pgm = Irq::program(&zarch::ProgramCode::Operation.into(), 4);
+    let pgm = Irq::program(&zarch::ProgramCode::Operation.into());
     cpu.post(&pgm).unwrap();
-    // The code is after three doublewords and a word; the length of the instruction, with its bit "valid", in the flags.
+    // The code is after three doublewords and a word; no flags, so that the kernel adds the length of the instruction.
     let events = script.take();
     let [Event::Ioctl(call)] = &events[..] else { panic!("{events:?}") };
     assert_eq!((call.request, &call.argument), (IRQ, &pgm.0.to_vec()));
     assert_eq!(call.argument[..8], block("00000000fffe0001"));
-    assert_eq!(call.argument[8 + 28..8 + 30], [0, 1]);
+    assert_eq!((&call.argument[8 + 28..8 + 30], call.argument[8 + 37]), (&[0, 1][..], 0));
     refusals(&script, &mut || cpu.post(&Irq::restart()));
 
     let one = Irq::restart().0.to_vec();

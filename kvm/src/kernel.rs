@@ -9,6 +9,8 @@ use machine::{ResetKind, Storage};
 use vmm_sys_util::eventfd::EventFd;
 use zarch::Psw;
 
+pub use crate::status::Extended;
+
 /// Capabilities, by number.
 pub mod capability {
     #![allow(missing_docs)] // The names are the header's without KVM_CAP.
@@ -283,8 +285,8 @@ pub trait Cpu: Send {
     /// A CPU reset.
     fn reset(&mut self, kind: ResetKind) -> io::Result<()>;
 
-    /// Stores the status at the assigned locations of absolute storage, or in the 512 bytes at `at`.
-    fn store_status(&self, at: Option<u64>) -> io::Result<()>;
+    /// The registers that [`registers`](Self::registers) leaves out.
+    fn extended(&self) -> io::Result<Extended>;
 
     /// Makes an interruption pending at this CPU.
     fn post(&self, irq: &crate::interruption::Irq) -> io::Result<()>;

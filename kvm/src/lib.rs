@@ -30,6 +30,7 @@ pub mod model;
 mod rendezvous;
 mod report;
 mod sigp;
+mod status;
 mod vfio;
 mod vm;
 
@@ -53,6 +54,11 @@ pub enum Error {
     /// Capabilities that every run needs.
     #[error("the host's KVM lacks {}; use Linux 5.10 or newer", .0.join(", "))]
     Capabilities(Vec<&'static str>),
+    /// The kernel gave this process page tables without room for a guest's (`s390_enable_sie` before Linux 7.0).
+    #[error(
+        "make a virtual machine; before Linux 7.0 the kernel does that for a program with the ELF segment S390_PGSTE only: use a build linked with --s390-pgste, or `sysctl vm.allocate_pgste=1` and start again"
+    )]
+    PageTables(#[source] std::io::Error),
     /// The host's tables cannot map so much storage.
     #[error("the host maps at most {most} bytes of guest storage, not {size}; give a smaller --memory")]
     Storage {

@@ -9,7 +9,7 @@ use vmm_sys_util::eventfd::EventFd;
 use zarch::{FacilityList, Psw};
 
 use crate::interruption::{Irq, LENGTH};
-use crate::kernel::{self, Access, DeviceKind, Kick, Registers, Stop, Transfer, attribute};
+use crate::kernel::{self, Access, DeviceKind, Extended, Kick, Registers, Stop, Transfer, attribute};
 use crate::model::{LIST, MACHINE, Processor};
 
 /// What all descriptors share.
@@ -19,6 +19,8 @@ pub struct State {
     pub calls: Vec<String>,
     /// Which of them is refused, counted from 0.
     pub refuse: Option<usize>,
+    /// With which error; with EIO if 0.
+    pub errno: i32,
     /// Descriptors that are open.
     pub open: usize,
     /// Capabilities that are missing.
@@ -41,6 +43,7 @@ pub struct State {
 #[derive(Default)]
 pub struct CpuState {
     pub registers: Registers,
+    pub extended: Extended,
     /// How coming runs end; without any they go on until kicked.
     pub stops: VecDeque<Stop>,
     /// What accesses to storage answer, first to last; then 0.
@@ -102,7 +105,10 @@ impl Recorder {
         state.calls.push(call);
         self.0.1.notify_all();
         match state.refuse {
-            Some(n) if n == state.calls.len() - 1 => Err(io::Error::from_raw_os_error(5)),
+            Some(n) if n == state.calls.len() - 1 => {
+                let errno = if state.errno == 0 { 5 } else { state.errno };
+                Err(io::Error::from_raw_os_error(errno))
+            }
             _ => Ok(()),
         }
     }
@@ -318,8 +324,9 @@ impl kernel::Cpu for Cpu {
         Ok(())
     }
 
-    fn store_status(&self, at: Option<u64>) -> io::Result<()> {
-        self.call(&format!("store status {at:x?}"))
+    fn extended(&self) -> io::Result<Extended> {
+        self.call("extended")?;
+        Ok(self.with(|cpu| cpu.extended))
     }
 
     fn post(&self, irq: &Irq) -> io::Result<()> {

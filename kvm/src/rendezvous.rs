@@ -11,6 +11,10 @@ use machine::ResetKind;
 
 use crate::kernel::Kick;
 
+/// How long a reset waits for CPUs that are with the VMM. One of them may be held there for as long as an operator likes,
+/// wait for what the caller holds, or reset the machine itself.
+const PATIENCE: Duration = Duration::from_millis(500);
+
 /// What another CPU, by SIGNAL PROCESSOR, or the VMM wants a CPU to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
@@ -28,6 +32,13 @@ pub enum Order {
     SetPrefix(u32),
     /// Stores its status at this absolute address.
     StoreStatus(u64),
+    /// Stores its vector registers at this absolute address.
+    StoreAdditionalStatus {
+        /// The address.
+        at: u64,
+        /// Whether there is room for the guarded-storage registers.
+        guarded: bool,
+    },
 }
 
 /// What a CPU does next.
@@ -48,7 +59,11 @@ struct Cpu {
     /// The VMM knows of its disabled wait, which only an order ends.
     waits: bool,
     kicked: bool,
+    /// Its thread is in the CPU's `run`, and obeys without help.
+    runs: bool,
     order: Option<Order>,
+    /// The VMM wants it restarted, once it has no order.
+    restart: bool,
     kick: Option<Arc<dyn Kick>>,
     /// Its thread has ended.
     gone: bool,
@@ -88,6 +103,9 @@ impl Rendezvous {
             if std::mem::take(&mut own.kicked) {
                 return Next::Kicked;
             }
+            if own.order.is_none() && std::mem::take(&mut own.restart) {
+                own.order = Some(Order::Restart);
+            }
             if let Some(order) = own.order {
                 return Next::Order(order);
             }
@@ -97,6 +115,12 @@ impl Rendezvous {
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// The CPU's thread is in its `run`, or back with the VMM.
+    pub fn set_runs(&self, cpu: u16, runs: bool) {
+        self.lock().cpus[usize::from(cpu)].runs = runs;
+        self.changed.notify_all();
     }
 
     /// The kernel no longer executes the CPU.
@@ -161,6 +185,17 @@ impl Rendezvous {
         Some(true)
     }
 
+    /// Restarts the CPU as soon as it has done what it was ordered to; false when there is no such CPU.
+    pub fn restart(&self, cpu: u16) -> bool {
+        let mut state = self.lock();
+        let Some(target) = state.cpus.get_mut(usize::from(cpu)).filter(|cpu| !cpu.gone) else { return false };
+        target.restart = true;
+        target.wake();
+        drop(state);
+        self.changed.notify_all();
+        true
+    }
+
     /// Waits until the CPU has no order any more, but no longer than `patience`.
     pub fn wait_for(&self, cpu: u16, patience: Duration) {
         let end = Instant::now() + patience;
@@ -174,19 +209,30 @@ impl Rendezvous {
         }
     }
 
-    /// Resets all CPUs but `except`, whatever order they have; returns when that is done.
+    /// Resets all CPUs but `except`, whatever order they have. When this returns that is done, but for CPUs that were with
+    /// the VMM for long: those are reset before they execute again.
     pub fn reset(&self, kind: ResetKind, except: Option<u16>) {
         let others = |n: usize, cpu: &Cpu| Some(n) != except.map(usize::from) && !cpu.gone;
+        let end = Instant::now() + PATIENCE;
         let mut state = self.lock();
         for (n, cpu) in state.cpus.iter_mut().enumerate() {
             if others(n, cpu) {
-                cpu.order = Some(Order::Reset(kind));
+                (cpu.order, cpu.restart) = (Some(Order::Reset(kind)), false);
                 cpu.wake();
             }
         }
         self.changed.notify_all();
-        while state.cpus.iter().enumerate().any(|(n, cpu)| others(n, cpu) && cpu.order.is_some()) {
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let waited_for = |(n, cpu): (usize, &Cpu)| {
+                others(n, cpu) && matches!(cpu.order, Some(Order::Reset(_))) && (cpu.runs || !left.is_zero())
+            };
+            if !state.cpus.iter().enumerate().any(waited_for) {
+                return;
+            }
+            // Who runs tells when it is done.
+            let most = if left.is_zero() { PATIENCE } else { left };
+            state = self.changed.wait_timeout(state, most).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -219,6 +265,8 @@ impl Rendezvous {
     pub fn operating_count(&self) -> usize {
         let counts = |cpu: &&Cpu| match cpu.order {
             Some(Order::Start | Order::Restart) => true,
+            Some(Order::Reset(_)) => cpu.restart,
+            _ if cpu.restart => true,
             _ => cpu.operating && !cpu.waits,
         };
         self.lock().cpus.iter().filter(counts).count()

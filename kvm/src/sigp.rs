@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
-use machine::{ResetKind, Storage};
-use zarch::AbsoluteAddress;
+use machine::ResetKind;
+use zarch::{AbsoluteAddress, Facility};
 
-use crate::rendezvous::{Order, Rendezvous};
+use crate::rendezvous::Order;
+use crate::vm::Shared;
 
 /// Status bits of the response.
 mod status {
@@ -33,14 +34,8 @@ pub enum Response {
 }
 
 /// Signals `order` to the CPU at `address` from the CPU at `from`.
-pub fn signal(
-    cpus: &Rendezvous,
-    storage: &Storage,
-    from: u16,
-    address: u16,
-    order: u8,
-    parameter: u64,
-) -> Response {
+pub fn signal(shared: &Shared, from: u16, address: u16, order: u8, parameter: u64) -> Response {
+    let Shared { cpus, storage, .. } = shared;
     let give = |order| match cpus.give(address, order) {
         None => Response::NotOperational,
         Some(false) => Response::Busy,
@@ -78,6 +73,24 @@ pub fn signal(
         0x0e => {
             let at = parameter & 0x7fff_fe00;
             stopped(at, 512, Order::StoreStatus(at))
+        }
+        0x17 => {
+            let has = |facility| shared.facilities.has(facility);
+            let (vectors, guarded) = (has(Facility::Vector), has(Facility::GuardedStorage));
+            if !vectors && !guarded {
+                return Response::Status(status::INVALID_ORDER);
+            }
+            // The length as a power of two stands in the last bits, with the guarded-storage facility; the address is a
+            // multiple of it.
+            let (at, length) = match (parameter & 15, parameter & !15) {
+                (0, at) => (at, 1 << 10),
+                (power @ 10..=12, at) if guarded => (at, 1 << power),
+                _ => return Response::Status(status::INVALID_PARAMETER),
+            };
+            if at % length != 0 {
+                return Response::Status(status::INVALID_PARAMETER);
+            }
+            stopped(at, length, Order::StoreAdditionalStatus { at, guarded: guarded && length > 1 << 10 })
         }
         // Set architecture: a guest is in the z/Architecture mode from the start.
         0x12 => Response::Status(status::INVALID_PARAMETER),

@@ -7,7 +7,7 @@ use std::thread;
 use machine::{
     Exit, Floating, Operand, Outcome, Post, ResetKind, Storage, SubchannelOperation, Vcpu, VcpuState, Vm,
 };
-use zarch::{FacilityList, IoInterruption, ProgramCode, ProgramInterruption, Psw, psw_bits};
+use zarch::{AbsoluteAddress, FacilityList, IoInterruption, ProgramCode, ProgramInterruption, Psw, psw_bits};
 
 use crate::interruption::Irq;
 use crate::kernel::{Stop, capability};
@@ -127,6 +127,9 @@ fn what_the_host_lacks_is_named() {
     assert!(text.contains("12, 15, 65") && text.contains("lszcrypt"), "{text}");
     let text = refused(&|k| k.state().limit = MIB - 1, Ap::None);
     assert!(text.contains("at most 1048575 bytes"), "{text}");
+    // What every kernel before 7.0 answers a program that is not marked.
+    let text = refused(&|k| (k.state().refuse, k.state().errno) = (Some(0), 22), Ap::None);
+    assert!(text.contains("--s390-pgste") && text.contains("vm.allocate_pgste=1"), "{text}");
 }
 
 #[test]
@@ -165,13 +168,7 @@ fn exits_and_answers() {
     assert_eq!(cpu.run().unwrap(), Exit::ServiceCall { command: 0, sccb: zarch::RealAddress(0) });
     assert_eq!(
         kernel.take_calls(),
-        [
-            "cpu0 operating",
-            "cpu0 run",
-            "cpu0 run",
-            "cpu0 post Irq(fffe0001 +28:00010000 +36:00050000)",
-            "cpu0 run",
-        ]
+        ["cpu0 operating", "cpu0 run", "cpu0 run", "cpu0 post Irq(fffe0001 +28:00010000)", "cpu0 run",]
     );
     cpu.finish(Outcome::ConditionCode(2));
     assert_eq!(cpu.state().psw.cc(), 2);
@@ -180,7 +177,7 @@ fn exits_and_answers() {
     cpu.finish(Outcome::Resume);
     assert_eq!(kernel.take_calls(), [""; 0]);
     cpu.finish(Outcome::Program(ProgramInterruption::data(0xfe)));
-    assert_eq!(kernel.take_calls(), ["cpu0 post Irq(fffe0001 +24:000000fe +28:00070000 +36:00050000)"]);
+    assert_eq!(kernel.take_calls(), ["cpu0 post Irq(fffe0001 +24:000000fe +28:00070000)"]);
 
     let pending = cpu.pending().unwrap();
     cpu.set_pending(&pending).unwrap();
@@ -203,6 +200,34 @@ fn an_interruption_that_test_subchannel_took_is_put_back() {
         cpus[0].finish(outcome);
         let back = format!("Flic set 2.72 {:?}", Irq::io(io));
         assert_eq!(kernel.take_calls().contains(&back), put_back, "{dequeued:?} {outcome:?}");
+    }
+}
+
+/// TEST SUBCHANNEL that could not store, but can by now, is answered once more with the interruption that it took; unless
+/// the CPU is reset first.
+#[test]
+fn an_instruction_that_is_answered_again() {
+    let io = IoInterruption { subsystem_id: 0x0001_0003, parameter: 5, identification: 0x1800_0000 };
+    for reset in [false, true] {
+        let (kernel, _machine, mut cpus) = machine(1);
+        let cpu = &mut cpus[0];
+        cpu.set_operating(true);
+        kernel.script(0, &[Stop::TestSubchannel { dequeued: Some(io), ipb: 0x0100_0000 }]);
+        let exit = cpu.run().unwrap();
+        kernel.state().cpus[0].codes = [0x10, 0].into();
+        let refused = cpu.store(Operand { address: 0x100, ar: 0 }, &[0; 64]).unwrap_err();
+        cpu.finish(Outcome::Program(refused));
+        assert!(!kernel.take_calls().iter().any(|call| call.starts_with("Flic")));
+        if reset {
+            cpu.reset(ResetKind::Clear);
+            kernel.script(0, &[STOP]);
+            assert_eq!(cpu.run().unwrap(), Exit::Stopped);
+            continue;
+        }
+        assert_eq!(cpu.run().unwrap(), exit);
+        cpu.finish(Outcome::Program(ProgramCode::Operand.into()));
+        let last = kernel.take_calls().pop();
+        assert_eq!(last, Some(format!("Flic set 2.72 {:?}", Irq::io(io))), "it fails for another reason");
     }
 }
 
@@ -257,12 +282,16 @@ fn access_exceptions() {
     cpu.finish(Outcome::ConditionCode(3));
     assert_eq!((refused.code, kernel.take_calls().len()), (ProgramCode::Protection, 0));
 
-    // By the time of the second try it is no exception any more: the instruction is executed again.
-    cpu.run().unwrap();
+    // By the time of the second try it is no exception any more: the instruction is answered again, without the kernel and
+    // with the PSW as it is, since nobody knows how far the instruction is behind it.
+    let exit = cpu.run().unwrap();
     kernel.state().cpus[0].codes = [0x10, 0].into();
     let refused = cpu.fetch(to, &mut buffer).unwrap_err();
     cpu.finish(Outcome::Program(refused));
-    assert_eq!(cpu.state().psw.address, 0x1000);
+    kernel.take_calls();
+    assert_eq!(cpu.run().unwrap(), exit);
+    cpu.finish(Outcome::ConditionCode(0));
+    assert_eq!((cpu.state().psw.address, kernel.take_calls().len()), (psw.address, 0));
 
     // A code that no access exception has means that the kernel or this crate is wrong: the run ends.
     cpu.run().unwrap();
@@ -297,13 +326,32 @@ fn what_cannot_be_handled_ends_in_a_report() {
     assert!(cpus[0].run().unwrap_err().to_string().contains("run: Input/output error"));
 }
 
-/// Runs CPU 0 with these stops while CPU 1 is run by another thread; returns the calls and CPU 0.
-fn with_two_cpus(operating: bool, stops: &[Stop], exits: usize) -> (Vec<String>, Cpu, Vec<Exit>) {
-    let (kernel, machine, mut cpus) = machine(2);
+/// CPU 0 after it has run with some stops while CPU 1 was run by another thread.
+struct Two {
+    /// What CPU 1 asked of the kernel.
+    calls: Vec<String>,
+    first: Cpu,
+    /// Exits of CPU 1.
+    seen: Vec<Exit>,
+    storage: Arc<Storage>,
+}
+
+/// Runs CPU 0 with these stops; register 3 has CPU 1's address, register 5 `parameter`.
+fn with_two_cpus(operating: bool, stops: &[Stop], parameter: u64, exits: usize) -> Two {
+    let kernel = Recorder::new();
+    let vectors = FacilityList::from_bits(&[0, 1, 2, 76, 129, 133]);
+    kernel.state().default = vectors;
+    kernel.state().possible = vectors;
+    let storage = Arc::new(Storage::new(MIB).unwrap());
+    let (machine, mut cpus) = Machine::new(&kernel, &options(2, Ap::None), storage.clone()).unwrap();
+    for cpu in &mut kernel.state().cpus {
+        cpu.extended.vectors[31][1] = 0x1f;
+        cpu.extended.guarded[3] = 0x33;
+    }
     let (mut second, mut first) = (cpus.pop().unwrap(), cpus.pop().unwrap());
     first.set_operating(true);
     first.set_gr(3, 1);
-    first.set_gr(5, 0x8000);
+    first.set_gr(5, parameter);
     if operating {
         second.set_operating(true);
     }
@@ -328,7 +376,9 @@ fn with_two_cpus(operating: bool, stops: &[Stop], exits: usize) -> (Vec<String>,
         state
             .calls
             .iter()
-            .filter(|c| c.starts_with("cpu1 s") || c.starts_with("cpu1 o") || c.starts_with("cpu1 p"))
+            .filter(|call| {
+                ["cpu1 s", "cpu1 o", "cpu1 p", "cpu1 e"].iter().any(|start| call.starts_with(start))
+            })
             .count()
             >= exits
     };
@@ -336,30 +386,85 @@ fn with_two_cpus(operating: bool, stops: &[Stop], exits: usize) -> (Vec<String>,
     machine.kick();
     let seen = other.join().unwrap();
     let calls = kernel.take_calls().into_iter().filter(|c| c.starts_with("cpu1") && !c.ends_with("run"));
-    (calls.collect(), first, seen)
+    Two { calls: calls.collect(), first, seen, storage }
 }
 
 #[test]
 fn signal_processor() {
-    let check = |operating, order, effects: &[&str], cc: u8, status: u64| {
-        let (calls, cpu, _) = with_two_cpus(operating, &[sigp(order)], effects.len());
-        assert_eq!(calls[..effects.len()], *effects, "order {order:x}");
-        assert_eq!((cpu.state().psw.cc(), cpu.gr(4)), (cc, status), "order {order:x}");
+    let check = |operating, order, parameter, effects: &[&str], cc: u8, status: u64| {
+        let two = with_two_cpus(operating, &[sigp(order)], parameter, effects.len());
+        assert_eq!(two.calls[..effects.len()], *effects, "order {order:x}");
+        let answer = (two.first.state().psw.cc(), two.first.gr(4));
+        assert_eq!(answer, (cc, status), "order {order:x} {parameter:x}");
+        two
     };
-    check(false, 0x04, &["cpu1 operating"], 0, 0);
-    check(false, 0x06, &["cpu1 operating", "cpu1 post Irq(fffe0003)"], 0, 0);
-    check(true, 0x05, &["cpu1 stopped"], 0, 0);
-    check(true, 0x06, &["cpu1 post Irq(fffe0003)"], 0, 0);
-    check(true, 0x09, &["cpu1 stopped", "cpu1 store status None"], 0, 0);
-    check(true, 0x0b, &["cpu1 stopped"], 0, 0);
-    check(false, 0x0e, &["cpu1 store status Some(8000)"], 0, 0);
-    check(true, 0x0e, &[], 1, 0x200);
-    check(true, 0x0d, &[], 1, 0x200);
-    check(false, 0x12, &[], 1, 0x100);
-    check(false, 0x77, &[], 1, 0x02);
+    const AT: u64 = 0x8000;
+    check(false, 0x04, 0, &["cpu1 operating"], 0, 0);
+    check(false, 0x06, 0, &["cpu1 operating", "cpu1 post Irq(fffe0003)"], 0, 0);
+    check(true, 0x05, 0, &["cpu1 stopped"], 0, 0);
+    check(true, 0x06, 0, &["cpu1 post Irq(fffe0003)"], 0, 0);
+    check(true, 0x0b, 0, &["cpu1 stopped"], 0, 0);
+    check(true, 0x0e, AT, &[], 1, 0x200);
+    check(true, 0x0d, AT, &[], 1, 0x200);
+    check(false, 0x12, 0, &[], 1, 0x100);
+    check(false, 0x77, 0, &[], 1, 0x02);
+    let byte = |two: &Two, at| two.storage.read_array::<1>(AbsoluteAddress(at)).unwrap()[0];
+    let two = check(true, 0x09, 0, &["cpu1 stopped", "cpu1 extended"], 0, 0);
+    assert_eq!(byte(&two, 163), 1);
 
-    let (_, _, seen) = with_two_cpus(true, &[sigp(5)], 1);
-    assert_eq!(seen, [Exit::Stopped]);
+    // Additional status: 1, 2 or 4 KiB at a multiple of it, by the last bits, the longer two with guarded storage.
+    for (operating, parameter, cc, status, guarded) in [
+        (false, AT, 0, 0, 0),
+        (false, AT + 10, 0, 0, 0),
+        (false, AT + 11, 0, 0, 0x33),
+        (false, AT + 12, 0, 0, 0x33),
+        (false, AT + 0x400, 0, 0, 0),
+        (false, AT + 0x400 + 11, 1, 0x100, 0),
+        (false, AT + 0x800 + 12, 1, 0x100, 0),
+        (false, AT + 0x10, 1, 0x100, 0),
+        (false, AT + 9, 1, 0x100, 0),
+        (false, AT + 13, 1, 0x100, 0),
+        (false, MIB, 1, 0x100, 0),
+        (false, 0u64.wrapping_sub(0x1000) + 12, 1, 0x100, 0),
+        (true, AT, 1, 0x200, 0),
+    ] {
+        let effects: &[&str] = if cc == 0 { &["cpu1 extended"] } else { &[] };
+        let two = check(operating, 0x17, parameter, effects, cc, status);
+        let at = parameter & !15;
+        let vector = if cc == 0 { 0x1f } else { 0 };
+        if at < MIB {
+            assert_eq!(
+                (byte(&two, at + 511), byte(&two, at + 1024 + 31)),
+                (vector, guarded),
+                "{parameter:x}"
+            );
+        }
+    }
+
+    let two = with_two_cpus(true, &[sigp(5)], 0, 1);
+    assert_eq!(two.seen, [Exit::Stopped]);
+}
+
+/// What was set since the last run is in the status, above all the prefix.
+#[test]
+fn the_status_has_the_prefix_that_was_set() {
+    // The stopped CPU has no run in between.
+    let orders = [sigp(0x0d), sigp(0x0e), sigp(0x09)];
+    let two = with_two_cpus(false, &orders, 0x8000, 2);
+    assert_eq!(two.first.state().psw.cc(), 0);
+    for at in [0x8000 + 280, 0x1318] {
+        assert_eq!(two.storage.read_array(AbsoluteAddress(at)), Ok(0x8000u32.to_be_bytes()), "{at:x}");
+    }
+}
+
+#[test]
+fn no_additional_status_without_vectors() {
+    let (kernel, _machine, mut cpus) = machine(1);
+    cpus[0].set_operating(true);
+    cpus[0].set_gr(5, 0x8000);
+    kernel.script(0, &[sigp(0x17), STOP]);
+    assert_eq!(cpus[0].run().unwrap(), Exit::Stopped);
+    assert_eq!((cpus[0].state().psw.cc(), cpus[0].gr(4)), (1, 0x02));
 }
 
 #[test]
@@ -445,6 +550,38 @@ fn reset_hold_kick_and_restart() {
     // Nobody is left to be waited for.
     machine.reset_cpus(ResetKind::Normal, None);
     machine.with_cpus_held(&mut || {});
+}
+
+/// A CPU that an operator holds is with the VMM for as long as that takes; a reset does not wait for its end.
+#[test]
+fn a_reset_does_not_wait_for_held_cpus() {
+    let (kernel, machine, mut cpus) = machine(3);
+    for cpu in &mut cpus {
+        cpu.set_operating(true);
+    }
+    let (mut third, mut second) = (cpus.pop().unwrap(), cpus.pop().unwrap());
+    let runs = thread::spawn(move || {
+        let exit = third.run().unwrap();
+        (third, exit)
+    });
+    kernel.wait(|state| state.cpus[2].running);
+    kernel.take_calls();
+    machine.reset_cpus(ResetKind::Clear, Some(0));
+    let calls = kernel.take_calls();
+    assert!(calls.contains(&"cpu2 reset Clear".to_owned()), "who runs is waited for: {calls:?}");
+    assert!(!calls.contains(&"cpu1 reset Clear".to_owned()));
+    // It does not count: it will be stopped before it executes anything.
+    assert_eq!(machine.operating_cpus(), 1);
+    // Nor is what the operator wants next lost behind the reset.
+    assert!(machine.restart(1));
+    assert_eq!(machine.operating_cpus(), 2);
+    kernel.script(1, &[STOP]);
+    assert_eq!(second.run().unwrap(), Exit::Stopped);
+    let calls: Vec<_> = kernel.take_calls().into_iter().filter(|call| call.starts_with("cpu1")).collect();
+    let want = ["stopped", "reset Clear", "operating", "post Irq(fffe0003)", "run", "stopped"];
+    assert_eq!(calls, want.map(|call| format!("cpu1 {call}")));
+    machine.kick();
+    assert_eq!(runs.join().unwrap().1, Exit::Kicked);
 }
 
 #[test]

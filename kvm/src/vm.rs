@@ -1,17 +1,18 @@
 //! One VM.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 use machine::{Floating, Post, ResetKind, Storage};
 use vmm_sys_util::eventfd::EventFd;
-use zarch::{Facility, IoInterruption};
+use zarch::{Facility, FacilityList, IoInterruption};
 
 use crate::cpu::Cpu;
 use crate::flic::Flic;
 use crate::kernel::{self, Device, DeviceKind, Kvm, attribute, capability};
 use crate::memory;
 use crate::model::{Host, Processor, Wanted};
-use crate::rendezvous::{Order, Rendezvous};
+use crate::rendezvous::Rendezvous;
 use crate::report::Disassemble;
 use crate::{Attempt, Error};
 
@@ -74,6 +75,7 @@ pub(crate) struct Shared {
     pub cpus: Rendezvous,
     pub flic: Flic,
     pub storage: Arc<Storage>,
+    pub facilities: FacilityList,
     pub disassemble: Disassemble,
     /// Most bytes of one storage access.
     pub most_at_once: usize,
@@ -93,7 +95,10 @@ impl Machine {
     /// opened is closed again when something is refused.
     pub fn new(kvm: &dyn Kvm, options: &Options, storage: Arc<Storage>) -> Result<(Self, Vec<Cpu>), Error> {
         check(kvm)?;
-        let vm = kvm.create_vm().attempt(|| "make a virtual machine".into())?;
+        let vm = kvm.create_vm().map_err(|source| match source.kind() {
+            ErrorKind::InvalidInput => Error::PageTables(source),
+            _ => Error::Kernel { attempt: "make a virtual machine".into(), source },
+        })?;
         // The order matters from here on: limits, capabilities and the model come before CPUs, and the
         // capabilities that add facilities before the model is read.
         memory::limit(&*vm, storage.size())?;
@@ -116,6 +121,7 @@ impl Machine {
             cpus: Rendezvous::new(options.cpus),
             flic: flic.attempt(|| "make the floating interruption controller".into())?,
             storage,
+            facilities: processor.facilities,
             disassemble: options.disassemble,
             most_at_once: usize::try_from(vm.extension(capability::S390_MEM_OP)).unwrap_or(0).max(4096),
         });
@@ -133,8 +139,9 @@ impl Machine {
         self.vm.create_device(DeviceKind::Vfio)
     }
 
-    /// Signals `event` when the guest notifies queue `queue` of the virtio device at `subchannel`, without an exit; or
-    /// no longer.
+    /// Signals `event` when the guest notifies queue `queue` of the virtio device at `subchannel` by DIAGNOSE 500, without
+    /// an exit; or no longer. For devices with virtio queues, of which the VMM has none by now: there is no other caller
+    /// than the tests.
     pub fn notification(&self, event: &EventFd, subchannel: u32, queue: u64, on: bool) -> Result<(), Error> {
         let done = self.vm.notification(event, subchannel, queue, on);
         done.attempt(|| format!("notifications of queue {queue} of subchannel {subchannel:x}"))
@@ -234,6 +241,6 @@ impl machine::Vm for Machine {
     }
 
     fn restart(&self, address: u16) -> bool {
-        self.shared.cpus.give(address, Order::Restart).is_some()
+        self.shared.cpus.restart(address)
     }
 }

@@ -46,9 +46,6 @@ pub trait Vcpu: Send {
     /// Completes the instruction of the last exit.
     fn finish(&mut self, outcome: Outcome);
 
-    /// Length in bytes of the instruction of the last exit.
-    fn instruction_length(&self) -> u8;
-
     /// General register `r` (0 to 15).
     fn gr(&self, r: u8) -> u64;
 
@@ -98,7 +95,8 @@ pub trait Vm: Post {
     /// Makes every CPU's `run` return [`Exit::Kicked`] soon, also from a wait.
     fn kick(&self);
 
-    /// Resets every CPU except `except` and leaves them stopped; returns when done.
+    /// Resets every CPU except `except` and leaves them stopped; returns when done. A CPU that its thread does not run
+    /// is not waited for long: it is reset before it executes again.
     fn reset_cpus(&self, kind: ResetKind, except: Option<u16>);
 
     /// How many CPUs are neither stopped nor in a disabled wait.

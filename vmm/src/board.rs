@@ -324,8 +324,7 @@ impl Board {
             _ => (ResetKind::Clear, ResetKind::Clear),
         };
         self.vm.reset_cpus(others, Some(cpu.address()));
-        self.vm.clear();
-        self.devices.reset();
+        self.devices.reset(&*self.vm);
         self.watchdog.reset();
         lock(&self.waits).clear();
         cpu.reset(own);

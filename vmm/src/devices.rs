@@ -121,16 +121,19 @@ impl Devices {
             .unwrap_or(Outcome::Program(ProgramCode::Operation.into()))
     }
 
-    /// Subsystem reset.
-    pub(crate) fn reset(&self) {
-        self.sclp.reset();
-        self.css.reset();
+    /// Subsystem reset, with the interruptions that devices have made pending at `post`.
+    pub(crate) fn reset(&self, post: &dyn Post) {
+        // A card may raise an interruption until it has been reset. The others raise one for what they have to tell, once:
+        // were it cleared after they have been reset, what came in between would never be told.
         if let Some(crypto) = &self.crypto {
             crypto.reset();
         }
         if let Some(cards) = &self.real_cards {
             cards.reset();
         }
+        post.clear();
+        self.sclp.reset();
+        self.css.reset();
     }
 
     /// How many bytes of console input the guest has room for.

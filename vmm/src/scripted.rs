@@ -62,10 +62,6 @@ impl Vcpu for ScriptedCpu {
         self.outcomes.push(outcome);
     }
 
-    fn instruction_length(&self) -> u8 {
-        4
-    }
-
     fn gr(&self, r: u8) -> u64 {
         self.state.gr[usize::from(r)]
     }
@@ -122,6 +118,8 @@ pub enum Call {
 #[derive(Default)]
 pub struct ScriptedVm {
     pub calls: Mutex<Vec<Call>>,
+    /// What happens elsewhere while interruptions are cleared.
+    pub on_clear: Mutex<Option<Box<dyn FnOnce() + Send>>>,
     pub operating: AtomicUsize,
 }
 
@@ -145,6 +143,9 @@ impl Post for ScriptedVm {
     }
 
     fn clear(&self) {
+        if let Some(action) = self.on_clear.lock().unwrap().take() {
+            action();
+        }
         self.note(Call::Clear);
     }
 }

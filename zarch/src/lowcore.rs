@@ -37,6 +37,8 @@ pub const IO_PARAMETER: u64 = 0xbc;
 pub const IO_IDENTIFICATION: u64 = 0xc0;
 /// Store-facility-list word (4 bytes).
 pub const STFL_LIST: u64 = 0xc8;
+/// Store-status architectural-mode identification (1 byte; absolute storage).
+pub const ARCHITECTURAL_MODE: u64 = 0xa3;
 /// Machine-check-interruption code (8 bytes).
 pub const MACHINE_CHECK_CODE: u64 = 0xe8;
 /// External-damage code (4 bytes).

@@ -123,10 +123,6 @@ impl Vcpu for Cpu {
 
     fn finish(&mut self, _: Outcome) {}
 
-    fn instruction_length(&self) -> u8 {
-        4
-    }
-
     fn gr(&self, r: u8) -> u64 {
         self.gr[usize::from(r)]
     }

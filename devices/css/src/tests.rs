@@ -36,9 +36,6 @@ impl Vcpu for Cpu<'_> {
         Ok(Exit::Stopped)
     }
     fn finish(&mut self, _: Outcome) {}
-    fn instruction_length(&self) -> u8 {
-        4
-    }
     fn gr(&self, _: u8) -> u64 {
         0
     }

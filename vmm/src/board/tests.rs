@@ -332,7 +332,23 @@ fn crypto_queues() {
     // A reset of the machine resets its queues, and waits until they have come back.
     bench.answer(&[(0, 0x4000_0504), (2, 0), (4, 0x3000), (5, 8)], &[Exit::Nqap { r1: 2, r2: 4 }]);
     assert_eq!(crypto.machine().statistics(Apqn(0x0504)).unwrap().discards, 0);
+    // Interruptions are cleared when the queues can raise no more. A report that comes meanwhile is gone with its
+    // interruption, so that the next one has one again.
+    let (at_clear, seen) = std::sync::mpsc::channel();
+    let (machine, host) = (crypto.machine().clone(), crypto.host().unwrap().clone());
+    *bench.vm.on_clear.lock().unwrap() = Some(Box::new(move || {
+        at_clear.send(machine.statistics(Apqn(0x0504)).unwrap().discards).unwrap();
+        host.write(mdev, &Attribute::AssignAdapter("6".into())).unwrap();
+    }));
     bench.diagnose(0x308, 2, 4, &[(4, 3)]);
+    assert_eq!(seen.try_recv(), Ok(1), "reset before");
+    assert_eq!(
+        bench.answer(&[], &[Exit::StoreChannelReportWord(Operand { address: 0x3000, ar: 0 })]).outcomes,
+        [cc(1)]
+    );
+    bench.vm.take_calls();
+    crypto.host().unwrap().write(mdev, &Attribute::UnassignAdapter("6".into())).unwrap();
+    assert!(bench.vm.take_calls().contains(&Call::Post(machine::Floating::ChannelReport)));
     assert_eq!(tapq(0x0504), (cc(0), 0));
     assert_eq!(crypto.machine().statistics(Apqn(0x0504)).unwrap().discards, 1);
     assert!(self::bench().board.devices.crypto().is_none(), "no AP");
