@@ -19,6 +19,8 @@ const FACILITIES: [(u16, &str); 3] =
     [(12, "AP query configuration"), (15, "AP facilities test"), (65, "AP queue interruption control")];
 /// Bytes that a guest has pinned at most: a page each of the notification bytes of 256 queues.
 const MOST_PINNED: u64 = 256 * 4096;
+/// The release of Linux whose vfio_ap has the interruption VFIO_AP_CFG_CHG_IRQ_INDEX.
+const SIGNALLED_SINCE: (u32, u32) = (6, 15);
 /// The capability that locks memory without limit.
 const CAP_IPC_LOCK: u32 = 14;
 /// Most queues that are told of.
@@ -162,6 +164,7 @@ impl Look<'_> {
             Err(error) => self.unreadable(&error),
         }
         self.locked_memory();
+        self.interruptions();
         let path = self.path(name, mdev, &sysfs)?;
         Some((mdev, sysfs, path))
     }
@@ -313,6 +316,24 @@ impl Look<'_> {
             self.poor(
                 format!("this process may lock {limit} bytes: a guest with many queues gets no interruptions for some"),
                 format!("ulimit -l {}, or LimitMEMLOCK= in the unit", MOST_PINNED >> 10),
+            );
+        }
+    }
+
+    /// Which of its interruptions the device has is known only once it is open. Before that the kernel's release says what
+    /// to expect.
+    fn interruptions(&mut self) {
+        let release = self.places.read("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let mut numbers = release.trim().split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+        let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else { return };
+        if (major, minor) < SIGNALLED_SINCE {
+            let (since, later) = SIGNALLED_SINCE;
+            self.poor(
+                format!(
+                    "Linux {major}.{minor} does not signal changes of a guest's queues, unless its distributor has added \
+                     that: guest_matrix is looked at instead"
+                ),
+                format!("use Linux {since}.{later} or later to have the guest told at once"),
             );
         }
     }

@@ -45,6 +45,7 @@ pub(super) fn host() -> tempfile::TempDir {
     link("../../../../devices/vfio_ap/matrix", &format!("sys/kernel/iommu_groups/3/devices/{ONE}"));
     for (path, text) in [
         ("proc/cpuinfo", CPUINFO),
+        ("proc/sys/kernel/osrelease", "6.15.0-rc1\n"),
         ("proc/self/status", "Name:\tadjunct\nCapEff:\t0000000000000000\n"),
         (
             "proc/self/limits",
@@ -460,7 +461,7 @@ fn each_withheld_queue_has_its_cure() {
     type Change = fn(&FilePath);
     let unbind = |r: &FilePath| remove(r, "sys/bus/ap/devices/05.0004/driver");
     let _: Change = unbind;
-    let cases: [(Change, &str, &str); 8] = [
+    let cases: [(Change, &str, &str); 10] = [
         (unbind, "05.0004 is not bound to vfio_ap, nor", "echo 05.0004 > /sys/bus/ap/drivers/vfio_ap/bind"),
         (
             |r| {
@@ -503,6 +504,16 @@ fn each_withheld_queue_has_its_cure() {
             "may lock 65536 bytes",
             "ulimit -l 1024",
         ),
+        (
+            |r| put(r, "proc/sys/kernel/osrelease", "6.14.11-generic\n"),
+            "Linux 6.14 does not signal changes",
+            "Linux 6.15 or later",
+        ),
+        (
+            |r| put(r, "proc/sys/kernel/osrelease", "5.99\n"),
+            "Linux 5.99 does not signal changes",
+            "Linux 6.15",
+        ),
     ];
     for (change, what, cure) in cases {
         let target = look(MdevName::Uuid(one()), |root| {
@@ -514,6 +525,12 @@ fn each_withheld_queue_has_its_cure() {
         let found =
             warnings.iter().find(|w| w.what.contains(what)).unwrap_or_else(|| panic!("{what}: {warnings:?}"));
         assert!(found.cure.contains(cure), "{found}");
+    }
+    // A release that is none, or new enough, says nothing.
+    for release in ["", "unknown", "7", "7.0.0", "6.15"] {
+        let target = look(MdevName::Uuid(one()), |root| put(root, "proc/sys/kernel/osrelease", release));
+        let warnings = target.unwrap().warnings;
+        assert!(!warnings.iter().any(|w| w.what.contains("does not signal")), "{release}: {warnings:?}");
     }
     // Who may lock without limit is told nothing, and who has no guest_matrix that.
     let target = look(MdevName::Uuid(one()), |root| {
