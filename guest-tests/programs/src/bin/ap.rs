@@ -138,9 +138,15 @@ fn registers(checks: &mut Checks) {
 /// The problem state, which ranks before everything else.
 fn privilege(checks: &mut Checks) {
     let problem = mask::BITS_64 | mask::PROBLEM;
-    for (name, gr0) in
-        [("tapq", CCA), ("qci", function::QCI << 24), ("undefined", 99 << 24), ("reserved", 1 << 16)]
-    {
+    for (name, gr0) in [
+        ("tapq", CCA),
+        ("rapq", function::RAPQ << 24 | CCA),
+        ("zapq", function::ZAPQ << 24 | CCA),
+        ("aqic", function::AQIC << 24 | CCA),
+        ("qci", function::QCI << 24),
+        ("undefined", 99 << 24),
+        ("reserved", 1 << 16),
+    ] {
         let mut gr = [0; 16];
         (gr[0], gr[2]) = (gr0, AREA + 4);
         checks.equal(format_args!("privilege.{name}"), step_with(PQAP, &mut gr, problem).taken, PRIVILEGED);
