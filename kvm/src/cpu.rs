@@ -145,7 +145,7 @@ impl Cpu {
             Order::StoreStatus(at) => self.store_status(Some(at)),
             Order::StoreAdditionalStatus { at, guarded } => {
                 let extended = self.fd.extended();
-                if let Some(extended) = self.need("read the vector registers", extended) {
+                if let Some(extended) = self.need("store the status", extended) {
                     status::store_additional(&self.shared.storage, at, guarded, &extended);
                 }
             }
@@ -161,7 +161,7 @@ impl Cpu {
 
     fn store_status(&mut self, at: Option<u64>) {
         let extended = self.fd.extended();
-        if let Some(extended) = self.need("read the timers", extended) {
+        if let Some(extended) = self.need("store the status", extended) {
             status::store(&self.shared.storage, at, &self.fd.registers(), &extended);
         }
     }

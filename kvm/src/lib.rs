@@ -56,7 +56,7 @@ pub enum Error {
     Capabilities(Vec<&'static str>),
     /// The kernel gave this process page tables without room for a guest's (`s390_enable_sie` before Linux 7.0).
     #[error(
-        "make a virtual machine; before Linux 7.0 the kernel does that for a program with the ELF segment S390_PGSTE only: use a build linked with --s390-pgste, or `sysctl vm.allocate_pgste=1` and start again"
+        "make a virtual machine; before Linux 7.0 the kernel does that for a program with the ELF segment S390_PGSTE only: use a build linked with --s390-pgste, or set sysctl vm.allocate_pgste=1 and start again"
     )]
     PageTables(#[source] std::io::Error),
     /// The host's tables cannot map so much storage.

@@ -95,10 +95,10 @@ impl Machine {
     /// opened is closed again when something is refused.
     pub fn new(kvm: &dyn Kvm, options: &Options, storage: Arc<Storage>) -> Result<(Self, Vec<Cpu>), Error> {
         check(kvm)?;
-        let vm = kvm.create_vm().map_err(|source| match source.kind() {
-            ErrorKind::InvalidInput => Error::PageTables(source),
-            _ => Error::Kernel { attempt: "make a virtual machine".into(), source },
-        })?;
+        let vm = match kvm.create_vm() {
+            Err(e) if e.kind() == ErrorKind::InvalidInput => return Err(Error::PageTables(e)),
+            made => made.attempt(|| "make a virtual machine".into())?,
+        };
         // The order matters from here on: limits, capabilities and the model come before CPUs, and the
         // capabilities that add facilities before the model is read.
         memory::limit(&*vm, storage.size())?;
