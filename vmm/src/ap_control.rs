@@ -1,8 +1,11 @@
 //! What an operator can do to the AP of a guest and of its host, whoever that host is.
 
+use std::sync::Arc;
+
 use ap::host::{HostError, Operation, Snapshot, Wake, Watch};
-use crycb::Matrix;
 use uuid::Uuid;
+
+use crate::control::Control;
 
 /// The vfio-ap device of a guest; a guest has one at most.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,17 +31,17 @@ pub trait ApControl: Send + Sync {
     /// Those of the operation.
     fn execute(&self, operation: &Operation) -> Result<(), HostError>;
 
-    /// Gives the guest a mediated device, and tells it. What it may reach now.
+    /// Gives the guest a mediated device, and tells it.
     ///
     /// # Errors
     /// [`HostError::SecondMdev`], and what keeps the host from giving it.
-    fn plug(&self, device: &Plugged) -> Result<Matrix, HostError>;
+    fn plug(&self, device: &Plugged) -> Result<(), HostError>;
 
-    /// Takes the guest's mediated device, tells the guest, and resets the queues. What it could reach until now.
+    /// Takes the guest's mediated device, tells the guest, and resets the queues.
     ///
     /// # Errors
     /// [`HostError::NotAttached`], when it is not that device that the guest has.
-    fn unplug(&self, device: &Plugged) -> Result<Matrix, HostError>;
+    fn unplug(&self, device: &Plugged) -> Result<(), HostError>;
 
     /// The guest's device.
     fn plugged(&self) -> Option<Plugged>;
@@ -51,6 +54,11 @@ pub trait ApControl: Send + Sync {
     fn problems(&self) -> Result<Vec<String>, HostError> {
         Ok(Vec::new())
     }
+
+    /// Tells `run` from now on what the guest may reach and could not before, and the other way round, whatever that comes of
+    /// ([`Event::ApConfigChanged`](crate::events::Event)); and when the host takes the device back
+    /// ([`Event::DeviceDeleted`](crate::events::Event)). The first call counts.
+    fn report_to(&self, run: Arc<Control>);
 
     /// What happens on the host from now on; `wake` is called when there is something.
     fn subscribe(&self, wake: Wake) -> Watch;

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use crycb::Apqn;
+use ap::host::{Event as HostEvent, EventKind, MatrixChange};
+use crycb::{Apqn, Mask256};
 use serde_json::{Value, json};
 use uuid::Uuid;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -20,7 +21,7 @@ use crate::crash::Crash;
 
 /// Most events that wait for the event loop.
 const MOST: usize = 1024;
-/// Most queues that one event names of what came, and of what went; it counts them all.
+/// Most queues that one event names of what came, and of what went.
 const MOST_QUEUES: usize = 1000;
 
 /// Why a machine was reset.
@@ -56,19 +57,20 @@ pub enum Event {
     Watchdog(WatchdogAction),
     /// The guest's vfio-ap device is gone; what `device_del` called it.
     DeviceDeleted(Option<String>),
-    /// The guest's AP configuration changed: these queues came, these went.
+    /// What the guest may reach through its vfio-ap device changed.
     ApConfigChanged {
-        /// The host's number of this event; none when it came of plugging here.
-        number: Option<u64>,
         /// The mediated device.
         mdev: Uuid,
-        /// What came.
-        plugged: Vec<Apqn>,
-        /// What went.
-        unplugged: Vec<Apqn>,
+        /// What came and went.
+        change: MatrixChange,
     },
-    /// Something else happened on the AP host.
-    ApHost(Value),
+    /// Something happened on the AP host.
+    ApHost {
+        /// What.
+        event: Box<HostEvent>,
+        /// To the guest's own device.
+        guest: bool,
+    },
     /// The guest put a request on a queue. Told of some of them only, and while somebody listens.
     ApRequest {
         /// The queue.
@@ -123,23 +125,21 @@ impl Event {
                 }
                 ("DEVICE_DELETED", Some(data))
             }
-            Self::ApConfigChanged { number, mdev, plugged, unplugged } => {
-                let names = |queues: &[Apqn]| -> Value {
-                    queues.iter().take(MOST_QUEUES).map(Apqn::to_string).collect()
-                };
-                let mut data = json!({
-                    "mdev": mdev,
-                    "plugged": names(plugged),
-                    "plugged-count": plugged.len(),
-                    "unplugged": names(unplugged),
-                    "unplugged-count": unplugged.len(),
-                });
-                if let Some(number) = number {
-                    data["number"] = (*number).into();
-                }
-                ("X_AP_CONFIG_CHANGED", Some(data))
+            Self::ApConfigChanged { mdev, change } => {
+                ("X_AP_CONFIG_CHANGED", Some(describe_change(mdev, change)))
             }
-            Self::ApHost(event) => ("X_AP_HOST", Some(json!({"event": event}))),
+            Self::ApHost { event, guest } => {
+                let told = match &event.kind {
+                    EventKind::GuestMatrix { mdev, change } => {
+                        let mut told = describe_change(mdev, change);
+                        told["event"] = "guest-matrix".into();
+                        told["number"] = event.number.into();
+                        told
+                    }
+                    _ => serde_json::to_value(event).unwrap_or_default(),
+                };
+                ("X_AP_HOST", Some(json!({"event": told, "guest": guest})))
+            }
             Self::ApRequest { queue, length, left_out } => {
                 let data = json!({"queue": queue.to_string(), "length": length, "left-out": left_out});
                 ("X_AP_REQUEST", Some(data))
@@ -161,6 +161,29 @@ impl Event {
             End::Failed(_) => vec![shutdown(false, "host-error")],
         }
     }
+}
+
+/// What came and went. So many queues that their names would be too long for a line are told as adapters by domains.
+fn describe_change(mdev: &Uuid, change: &MatrixChange) -> Value {
+    let mut data = json!({"mdev": mdev});
+    for (name, queues) in [("plugged", &change.plugged), ("unplugged", &change.unplugged)] {
+        data[name] = queues.iter().take(MOST_QUEUES).map(Apqn::to_string).collect();
+        data[format!("{name}-count")] = queues.len().into();
+        if queues.len() > MOST_QUEUES {
+            let names =
+                |mask: &Mask256, digits| mask.iter().map(|n| format!("{n:0digits$x}")).collect::<Vec<_>>();
+            let products = MatrixChange::products(queues);
+            let product =
+                |(adapters, domains)| json!({"adapters": names(adapters, 2), "domains": names(domains, 4)});
+            data[format!("{name}-products")] = products.iter().map(|(a, d)| product((a, d))).collect();
+        }
+    }
+    for (name, mask) in
+        [("control-plugged", &change.control_plugged), ("control-unplugged", &change.control_unplugged)]
+    {
+        data[name] = mask.iter().map(|domain| format!("{domain:04x}")).collect();
+    }
+    data
 }
 
 /// Where a device of this name is for `qom-list`.

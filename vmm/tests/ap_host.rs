@@ -14,6 +14,7 @@ use ap::host::remote::Client;
 use ap::host::{Attribute, Driver, LparChange, MaskAttribute, Number, Operation, QueueStatus, Snapshot};
 use crycb::Apqn;
 use privileges::{assert_given_up, filters, filters_before, threads};
+use serde_json::{Value, json};
 use tempfile::{NamedTempFile, TempDir};
 use uuid::Uuid;
 
@@ -333,6 +334,90 @@ fn managers_are_told_what_happens_on_the_host() {
         told.join().unwrap();
     });
     assert!(daemon.snapshot().mdev(TWO).unwrap().attached);
+}
+
+/// A manager of the guest of `ONE`, told of everything.
+struct Manager(BufReader<UnixStream>);
+
+impl Manager {
+    /// Starts the guest.
+    fn of(daemon: &Daemon) -> (Process, Self) {
+        let qmp = daemon.directory.path().join("qmp");
+        let at = format!("unix:{},server=on,wait=off", qmp.display());
+        let guest = daemon.guest_with(ONE, &LOOP, &["--qmp", &at]);
+        daemon.until_attached(ONE, true);
+        let deadline = Instant::now() + PATIENCE;
+        let stream = loop {
+            match UnixStream::connect(&qmp) {
+                Ok(stream) => break stream,
+                Err(error) => assert!(Instant::now() < deadline, "{error}"),
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut manager = Self(BufReader::new(stream));
+        manager.send("qmp_capabilities", json!({}));
+        manager.send("x-subscribe", json!({"events": ["X_AP_CONFIG_CHANGED"]}));
+        (0..3).for_each(|_| drop(manager.line()));
+        (guest, manager)
+    }
+
+    fn send(&mut self, command: &str, arguments: Value) {
+        let command = json!({"execute": command, "arguments": arguments}).to_string();
+        self.0.get_mut().write_all(command.as_bytes()).unwrap();
+    }
+
+    fn line(&mut self) -> Value {
+        let mut line = String::new();
+        self.0.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap()
+    }
+
+    /// The next two events say that the device and its queues went.
+    fn sees_it_go(&mut self) {
+        let (change, gone) = (self.line(), self.line());
+        assert_eq!(change["event"], "X_AP_CONFIG_CHANGED", "{change}");
+        let unplugged = json!(["05.0004", "05.00ab", "06.0004", "06.00ab"]);
+        let (mdev, data) = (ONE.to_string(), &change["data"]);
+        assert_eq!(
+            (&data["mdev"], &data["plugged"], &data["unplugged"]),
+            (&json!(mdev), &json!([]), &unplugged)
+        );
+        assert_eq!(
+            (&gone["event"], &gone["data"]["device"]),
+            (&json!("DEVICE_DELETED"), &json!("ap0")),
+            "{gone}"
+        );
+    }
+}
+
+/// However the host takes the device back, the guest's manager is told what went, and that the device did; and nothing of what
+/// happens to other devices.
+#[test]
+fn managers_are_told_that_the_device_went() {
+    let daemon = Daemon::start();
+    let (guest, mut manager) = Manager::of(&daemon);
+    let write = |attribute| Operation::Write { mdev: TWO, attribute };
+    daemon.execute(write(Attribute::UnassignDomain("0x47".into())));
+    daemon.execute(Operation::RemoveMdev { mdev: ONE });
+    manager.sees_it_go();
+    drop(guest);
+
+    let daemon = Daemon::start();
+    let (guest, mut manager) = Manager::of(&daemon);
+    manager.send("x-ap-remove-mdev", json!({"mdev": ONE.to_string()}));
+    manager.sees_it_go();
+    assert_eq!(manager.line(), json!({"return": {}}));
+    drop(guest);
+
+    let mut daemon = Daemon::start();
+    let (guest, mut manager) = Manager::of(&daemon);
+    daemon.process.signal("KILL");
+    manager.sees_it_go();
+    manager.send("x-query-ap", json!({}));
+    let error = manager.line();
+    assert!(error["error"]["desc"].as_str().is_some_and(|text| text.contains("the AP host at")), "{error}");
+    drop(guest);
 }
 
 /// The guest goes on without its cards; it powers off when it notices.

@@ -355,6 +355,64 @@ fn hot_plug() {
     assert_eq!((reply, events.as_slice()), (json!({"return": {}}), &["DEVICE_DELETED".to_owned()][..]));
 }
 
+/// The guest is told what it gets and loses, control domains too, and nothing of what others do.
+#[test]
+fn changes_are_the_guests_own() {
+    let guest = Guest::start(&["--ap"]);
+    let mut client = guest.client();
+    client.returns(r#"{"execute":"x-subscribe","arguments":{"events":["X_AP_CONFIG_CHANGED"]}}"#);
+    /// What a command tells before its reply.
+    fn told(client: &mut Client, name: &str, arguments: Value) -> Vec<Value> {
+        client.send(&json!({"execute": name, "arguments": arguments}).to_string());
+        let mut events = Vec::new();
+        loop {
+            let line = client.line();
+            match line.get("event") {
+                Some(_) => events.push(line),
+                None => {
+                    assert_eq!(line, json!({"return": {}}), "{name}");
+                    return events;
+                }
+            }
+        }
+    }
+    let change = |lists: [&[&str]; 4]| {
+        json!({"mdev": MDEV, "plugged": lists[0], "plugged-count": lists[0].len(),
+            "unplugged": lists[1], "unplugged-count": lists[1].len(),
+            "control-plugged": lists[2], "control-unplugged": lists[3]})
+    };
+    let data = |events: Vec<Value>| events.into_iter().map(|event| event["data"].clone()).collect::<Vec<_>>();
+    let nothing: [Value; 0] = [];
+    let other = "cef03c3c-903d-4ecc-9a83-40694cb8aee4";
+    // Nobody has it.
+    assert_eq!(told(&mut client, "x-ap-unassign-domain", json!({"domain": 4, "mdev": MDEV})), nothing);
+    assert_eq!(told(&mut client, "x-ap-assign-domain", json!({"domain": 4, "mdev": MDEV})), nothing);
+    let add = json!({"driver": "vfio-ap", "id": "x", "sysfsdev": MDEV});
+    let queues = ["05.0004", "05.00ab", "06.0004", "06.00ab"];
+    let came = data(told(&mut client, "device_add", add.clone()));
+    let control: Vec<&str> =
+        came[0]["control-plugged"].as_array().unwrap().iter().map(|d| d.as_str().unwrap()).collect();
+    assert_eq!(came, [change([&queues, &[], &control, &[]])]);
+    assert_eq!(told(&mut client, "x-ap-unassign-domain", json!({"domain": "0x47", "mdev": other})), nothing);
+    let domain = json!({"domain": "0x47"});
+    let events = data(told(&mut client, "x-ap-assign-control-domain", domain.clone()));
+    assert_eq!(events, [change([&[], &[], &["0047"], &[]])]);
+    let events = data(told(&mut client, "x-ap-unassign-control-domain", domain));
+    assert_eq!(events, [change([&[], &[], &[], &["0047"]])]);
+    let events = data(told(&mut client, "x-ap-unassign-adapter", json!({"adapter": 6})));
+    assert_eq!(events, [change([&[], &queues[2..], &[], &[]])]);
+    let events = data(told(&mut client, "x-ap-assign-adapter", json!({"adapter": 6})));
+    assert_eq!(events, [change([&queues[2..], &[], &[], &[]])]);
+
+    let gone =
+        [change([&[], &queues, &[], &control]), json!({"device": "x", "path": "/machine/peripheral/x"})];
+    assert_eq!(data(told(&mut client, "device_del", json!({"id": "x"}))), gone);
+    // The host takes it: the same.
+    told(&mut client, "device_add", add);
+    assert_eq!(data(told(&mut client, "x-ap-remove-mdev", json!({"mdev": MDEV}))), gone);
+    assert_eq!(client.returns(r#"{"execute":"x-query-ap"}"#).get("device"), None);
+}
+
 /// A host as large as a mainframe's: a guest that has 16 adapters by 85 domains, and 69 devices beside its own with every control
 /// domain.
 #[test]

@@ -3,11 +3,11 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use ap::card::{OpensslRandom, Random, SeededRandom};
 use ap::host::remote::VmClient;
-use ap::host::{ApHost, Description, Guest, HostError, Lpar, Operation, Snapshot, Wake, Watch};
+use ap::host::{ApHost, Description, Guest, HostError, Lpar, MatrixChange, Operation, Snapshot, Wake, Watch};
 use ap::lock::{Rank, RankedGuard, RankedMutex};
 use ap::passthrough::MdevName;
 use ap::{ApMachine, GuestAp, GuestCrycb, Hardware, Notifier};
@@ -20,6 +20,8 @@ use zarch::FacilityList;
 use super::remote_host::RemoteHost;
 use crate::ap_control::{ApControl, Plugged};
 use crate::config::{BadArgument, Config, HostSource};
+use crate::control::Control;
+use crate::events::Event;
 
 /// Seed of the cards' random bytes in a run with virtual time.
 const FIXED_SEED: u64 = 0x6164_6a75_6e63_7421;
@@ -162,7 +164,7 @@ impl Crypto {
         let crycb = Arc::new(GuestCrycb::new(&Crycb::new(format, &Matrix::EMPTY)));
         let notifier = Notifier::new(storage, vm.clone());
         let ap = GuestAp::new(crycb, facilities, notifier);
-        let guest = Arc::new(ThisGuest { ap, vm, css });
+        let guest = Arc::new(ThisGuest::new(ap, vm, css));
         let device = attachment.mdev.map(|mdev| Plugged { id: Some(FIRST_ID.into()), mdev });
         let host = match attachment.host {
             Source::Here(description) => {
@@ -258,10 +260,13 @@ impl Plug {
         self.device.lock()
     }
 
-    fn attach(&self, device: &Plugged) -> Result<Matrix, HostError> {
-        let matrix = self.host.attach(device.mdev, self.guest.clone())?;
+    fn attach(&self, device: &Plugged) -> Result<(), HostError> {
+        if self.device().is_none() {
+            self.guest.guest.expect(device.mdev);
+        }
+        self.host.attach(device.mdev, self.guest.clone())?;
         *self.device() = Some(device.clone());
-        Ok(matrix)
+        Ok(())
     }
 }
 
@@ -274,23 +279,26 @@ impl ApControl for Plug {
         self.host.execute(operation)
     }
 
-    fn plug(&self, device: &Plugged) -> Result<Matrix, HostError> {
+    fn plug(&self, device: &Plugged) -> Result<(), HostError> {
         let _changing = self.changing.lock();
-        let matrix = self.attach(device)?;
+        self.attach(device)?;
         self.guest.config_changed();
-        Ok(matrix)
+        Ok(())
     }
 
-    fn unplug(&self, device: &Plugged) -> Result<Matrix, HostError> {
+    fn unplug(&self, device: &Plugged) -> Result<(), HostError> {
         let _changing = self.changing.lock();
         if self.plugged().as_ref() != Some(device) {
             return Err(HostError::NotAttached(device.mdev));
         }
-        let had = self.host.mdev(device.mdev)?.shadow;
         self.host.detach(device.mdev)?;
         *self.device() = None;
         self.guest.config_changed();
-        Ok(had)
+        Ok(())
+    }
+
+    fn report_to(&self, run: Arc<Control>) {
+        self.guest.guest.report_to(run);
     }
 
     fn plugged(&self) -> Option<Plugged> {
@@ -307,6 +315,41 @@ pub(super) struct ThisGuest {
     ap: GuestAp,
     vm: Arc<dyn Vm>,
     css: Arc<Css>,
+    has: RankedMutex<Has>,
+    /// Who is told what the guest gets and loses.
+    run: OnceLock<Arc<Control>>,
+}
+
+/// What a guest may reach.
+struct Has {
+    /// Through this device.
+    mdev: Uuid,
+    matrix: Matrix,
+}
+
+impl ThisGuest {
+    fn new(ap: GuestAp, vm: Arc<dyn Vm>, css: Arc<Css>) -> Self {
+        let nothing = Has { mdev: Uuid::nil(), matrix: Matrix::EMPTY };
+        Self { ap, vm, css, has: RankedMutex::new(Rank::Device, nothing), run: OnceLock::new() }
+    }
+
+    /// What the guest, which has nothing now, gets from now on is of this device.
+    pub(super) fn expect(&self, mdev: Uuid) {
+        self.has.lock().mdev = mdev;
+    }
+
+    /// Tells `run` from now on.
+    pub(super) fn report_to(&self, run: Arc<Control>) {
+        // Who comes later is told nothing.
+        let _ = self.run.set(run);
+    }
+
+    /// The host has its device back.
+    pub(super) fn released(&self, device: Plugged) {
+        if let Some(run) = self.run.get() {
+            run.events().post(Event::DeviceDeleted(device.id));
+        }
+    }
 }
 
 impl Guest for ThisGuest {
@@ -320,6 +363,15 @@ impl Guest for ThisGuest {
 
     fn set_masks(&self, matrix: &Matrix) {
         self.vm.with_cpus_held(&mut || self.ap.set_masks(matrix));
+        let (mdev, before) = {
+            let mut has = self.has.lock();
+            (has.mdev, std::mem::replace(&mut has.matrix, *matrix))
+        };
+        if let Some(run) = self.run.get()
+            && let Some(change) = MatrixChange::between(&before, matrix)
+        {
+            run.events().post(Event::ApConfigChanged { mdev, change });
+        }
     }
 
     fn config_changed(&self) {
@@ -358,7 +410,10 @@ impl Guest for Asked {
         let Some(plug) = self.plug.upgrade() else { return };
         let Some(device) = plug.plugged() else { return };
         match plug.unplug(&device) {
-            Ok(_) => log::info!("mdev {} given back, as its host asked", device.mdev),
+            Ok(()) => {
+                log::info!("mdev {} given back, as its host asked", device.mdev);
+                self.guest.released(device);
+            }
             Err(error) => log::warn!("give mdev {} back: {error}", device.mdev),
         }
     }

@@ -1,22 +1,26 @@
 //! AP: the host's own cards, handed to the guest by vfio_ap. The hardware executes the guest's AP instructions.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use ap::host::{HostError, Operation, Snapshot, Wake, Watch};
+use ap::host::{HostError, MatrixChange, Operation, Snapshot, Wake, Watch};
 use ap::passthrough::kernel::{Vfio, VfioFiles};
 use ap::passthrough::{Guest, MdevName, Passthrough, Places, Plugged as Open};
 use crycb::Matrix;
 use css::Css;
 use machine::{Storage, Vm};
+use uuid::Uuid;
 
 use super::crypto::FIRST_ID;
 use crate::ap_control::{ApControl, Plugged};
+use crate::control::Control;
+use crate::events::Event;
 use crate::sandbox::{Kind, enter_thread};
 
 /// The host, and the guest's device on it.
 pub struct RealCards {
     passthrough: Passthrough,
+    guest: Arc<ThisGuest>,
 }
 
 /// What [`RealCards`] are connected to.
@@ -33,12 +37,13 @@ impl RealCards {
     /// A guest's connection to its host; the device of this name is opened.
     pub(super) fn new(name: Option<MdevName>, to: To) -> io::Result<Self> {
         let To { places, vfio, files, storage, vm, css } = to;
-        let passthrough = Passthrough::new(places, vfio, files, storage, Arc::new(ThisGuest { vm, css }));
+        let guest = Arc::new(ThisGuest { vm, css, run: OnceLock::new() });
+        let passthrough = Passthrough::new(places, vfio, files, storage, guest.clone());
         if let Some(name) = name {
             let first = Some(FIRST_ID.to_owned());
             passthrough.plug(name, first, true).map_err(|e| io::Error::other(HostError::from(e)))?;
         }
-        Ok(Self { passthrough })
+        Ok(Self { passthrough, guest })
     }
 
     /// Subsystem reset: of every queue of the mediated device.
@@ -59,14 +64,19 @@ impl ApControl for RealCards {
         self.passthrough.execute(operation)
     }
 
-    fn plug(&self, device: &Plugged) -> Result<Matrix, HostError> {
-        let name = MdevName::Uuid(device.mdev);
-        let (_, matrix) = self.passthrough.plug(name, device.id.clone(), false)?;
-        Ok(matrix)
+    fn plug(&self, device: &Plugged) -> Result<(), HostError> {
+        self.passthrough.plug(MdevName::Uuid(device.mdev), device.id.clone(), false)?;
+        Ok(())
     }
 
-    fn unplug(&self, device: &Plugged) -> Result<Matrix, HostError> {
-        Ok(self.passthrough.unplug(device.mdev)?)
+    fn unplug(&self, device: &Plugged) -> Result<(), HostError> {
+        self.passthrough.unplug(device.mdev)?;
+        Ok(())
+    }
+
+    fn report_to(&self, run: Arc<Control>) {
+        // Who comes later is told nothing.
+        let _ = self.guest.run.set(run);
     }
 
     fn plugged(&self) -> Option<Plugged> {
@@ -86,11 +96,31 @@ impl ApControl for RealCards {
 struct ThisGuest {
     vm: Arc<dyn Vm>,
     css: Arc<Css>,
+    /// Who is told.
+    run: OnceLock<Arc<Control>>,
+}
+
+impl ThisGuest {
+    fn tell(&self, event: Event) {
+        if let Some(run) = self.run.get() {
+            run.events().post(event);
+        }
+    }
 }
 
 impl Guest for ThisGuest {
     fn configuration_changed(&self) {
         self.css.ap_config_changed(&*self.vm);
+    }
+
+    fn matrix_changed(&self, mdev: Uuid, before: &Matrix, after: &Matrix) {
+        if let Some(change) = MatrixChange::between(before, after) {
+            self.tell(Event::ApConfigChanged { mdev, change });
+        }
+    }
+
+    fn released(&self, device: &Open) {
+        self.tell(Event::DeviceDeleted(device.id.clone()));
     }
 
     fn watcher_started(&self) {

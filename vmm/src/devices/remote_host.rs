@@ -21,6 +21,7 @@ use crycb::{Apqn, Matrix};
 
 use super::crypto::{ThisGuest, chain};
 use crate::ap_control::{ApControl, Plugged};
+use crate::control::Control;
 use crate::sandbox::{Kind, enter_thread};
 
 /// How often a reset in progress is looked at.
@@ -71,6 +72,9 @@ impl RemoteHost {
     ) -> io::Result<Self> {
         let state = RankedMutex::new(Rank::Device, State::default());
         let shared = Arc::new(Shared { state, changed: Condvar::new() });
+        if let Some(device) = &device {
+            guest.expect(device.mdev);
+        }
         shared.lock().device = device;
         let sender = client.sender();
         let early = client.early();
@@ -155,31 +159,39 @@ impl ApControl for RemoteHost {
     }
 
     fn execute(&self, operation: &Operation) -> Result<(), HostError> {
-        self.operator()?.execute(operation).map_err(|e| refused(&self.path, e))
+        self.operator()?.execute(operation).map_err(|e| refused(&self.path, e))?;
+        if let Operation::RemoveMdev { mdev } = operation {
+            // The daemon may be done before the follower has heard that it is.
+            let there = |state: &mut State| state.device.as_ref().is_some_and(|device| device.mdev == *mdev);
+            drop(self.shared.lock().wait_timeout_while(&self.shared.changed, PATIENCE, there));
+        }
+        Ok(())
     }
 
-    fn plug(&self, device: &Plugged) -> Result<Matrix, HostError> {
+    fn plug(&self, device: &Plugged) -> Result<(), HostError> {
         let _changing = self.changing.lock();
+        if self.plugged().is_none() {
+            self.guest.expect(device.mdev);
+        }
         self.request(|sender| sender.attach(device.mdev))?;
-        let masks = {
-            let mut state = self.shared.lock();
-            state.device = Some(device.clone());
-            state.masks
-        };
+        self.shared.lock().device = Some(device.clone());
         self.guest.config_changed();
-        Ok(masks)
+        Ok(())
     }
 
-    fn unplug(&self, device: &Plugged) -> Result<Matrix, HostError> {
+    fn unplug(&self, device: &Plugged) -> Result<(), HostError> {
         let _changing = self.changing.lock();
         if self.plugged().as_ref() != Some(device) {
             return Err(HostError::NotAttached(device.mdev));
         }
-        let had = self.shared.lock().masks;
         self.request(VmSender::detach)?;
         self.shared.lock().device = None;
         self.guest.config_changed();
-        Ok(had)
+        Ok(())
+    }
+
+    fn report_to(&self, run: Arc<Control>) {
+        self.guest.report_to(run);
     }
 
     fn plugged(&self) -> Option<Plugged> {
@@ -253,9 +265,11 @@ impl Follower {
             Incoming::Order(order) => order,
             Incoming::Answer { id, refusal } if self.returning == Some(id) => {
                 self.returning = None;
-                self.shared.lock().device = None;
                 match refusal {
-                    None => log::info!("the device was given back to the AP host, which asked for it"),
+                    None => {
+                        log::info!("the device was given back to the AP host, which asked for it");
+                        self.released();
+                    }
                     Some(refusal) => log::warn!("give the device back: {}", refusal.error),
                 }
                 return Ok(());
@@ -308,6 +322,16 @@ impl Follower {
         Ok(())
     }
 
+    /// The guest's device is the host's again.
+    fn released(&self) {
+        let device = self.shared.lock().device.clone();
+        if let Some(device) = device {
+            self.guest.released(device);
+            self.shared.lock().device = None;
+            self.shared.changed.notify_all();
+        }
+    }
+
     fn report_figures(&self, serial: u64) -> io::Result<()> {
         let count = |queue| {
             let figures = Machine::statistics(&*self.machine, queue)?;
@@ -333,7 +357,7 @@ impl Follower {
     fn go_on_without(self, why: &RemoteError) {
         let (had, ending) = {
             let mut state = self.shared.lock();
-            (state.gone, state.device) = (true, None);
+            state.gone = true;
             (std::mem::take(&mut state.masks), state.ending)
         };
         if !ending {
@@ -342,6 +366,7 @@ impl Follower {
         }
         self.guest.set_hook(false);
         self.guest.set_masks(&Matrix::EMPTY);
+        self.released();
         for queue in had.apqns() {
             self.machine.zapq(queue);
             self.machine.release_interruption(queue);

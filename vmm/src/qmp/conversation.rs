@@ -5,7 +5,7 @@ use std::time::Instant;
 use ap::host::Watch;
 
 use super::About;
-use super::commands::{Metrics, Shared, Threads, ap_event};
+use super::commands::{Metrics, Shared, Threads, post_ap_events, watch_ap};
 use super::descriptors::Sets;
 use super::session::Session;
 use crate::board::Board;
@@ -26,7 +26,7 @@ impl<'a> Conversation<'a> {
             board,
             shared: Shared { about, sets, metrics, since, threads: Threads::default() },
             session: Session::new(),
-            ap: board.devices().ap().map(|control| control.subscribe(Box::new(|| {}))),
+            ap: watch_ap(board, Box::new(|| {})),
         }
     }
 
@@ -59,9 +59,7 @@ impl<'a> Conversation<'a> {
     }
 
     fn tell(&mut self) {
-        for event in self.ap.iter().flat_map(Watch::try_iter) {
-            self.board.control.events().post(ap_event(&event));
-        }
+        post_ap_events(self.board, self.ap.as_ref());
         let (events, lost) = self.board.control.events().take();
         for (at, event) in events {
             let (name, data) = event.describe();

@@ -11,7 +11,7 @@ use ap::host::Watch;
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
-use super::commands::{Metrics, Shared, Threads, ap_event};
+use super::commands::{Metrics, Shared, Threads, post_ap_events, watch_ap};
 use super::descriptors::{MOST_ARRIVED, Sets};
 use super::error::Error;
 use super::session::Session;
@@ -148,10 +148,10 @@ impl<'a> Service<'a> {
                 since: Instant::now(),
                 threads: Threads::default(),
             },
-            ap: board.devices().ap().map(|control| {
+            ap: {
                 let machine = board.control.clone();
-                control.subscribe(Box::new(move || machine.events().nudge()))
-            }),
+                watch_ap(board, Box::new(move || machine.events().nudge()))
+            },
             rest: Rest::new()?,
         })
     }
@@ -223,9 +223,7 @@ impl<'a> Service<'a> {
     fn serve(&mut self) {
         let Self { board, clients, shared, ap, .. } = self;
         let tell = |clients: &mut BTreeMap<u32, Client>, shared: &mut Shared| {
-            for event in ap.iter().flat_map(Watch::try_iter) {
-                board.control.events().post(ap_event(&event));
-            }
+            post_ap_events(board, ap.as_ref());
             tell(clients, shared, board);
         };
         loop {

@@ -2,6 +2,7 @@
 
 use std::time::UNIX_EPOCH;
 
+use ap::host::MatrixChange;
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
@@ -271,7 +272,9 @@ fn an_event_of_any_size() {
     let mut talk = negotiated();
     talk.send(br#"{"execute":"x-subscribe","arguments":{"events":["*"]}}"#);
     talk.read();
-    talk.board().control.events().post(Event::ApHost("x".repeat(2 * LONGEST_LINE).into()));
+    let kind = ap::host::EventKind::Adapter { adapter: "x".repeat(2 * LONGEST_LINE) };
+    let event = Box::new(ap::host::Event { number: 1, kind });
+    talk.board().control.events().post(Event::ApHost { event, guest: false });
     talk.board().control.events().post(Event::Resume);
     talk.serve();
     let text = talk.read();
@@ -338,9 +341,10 @@ fn events_are_of_their_types() {
     ];
     all.extend(ends.iter().flat_map(Event::of_end));
     let queues = vec![crycb::Apqn(0x0504)];
-    for number in [None, Some(7)] {
-        let (plugged, unplugged) = (queues.clone(), vec![]);
-        all.push(Event::ApConfigChanged { number, mdev: uuid::Uuid::nil(), plugged, unplugged });
+    let mdev = uuid::Uuid::nil();
+    for plugged in [queues.clone(), (0..5000).map(crycb::Apqn).collect()] {
+        let change = MatrixChange { plugged, ..MatrixChange::default() };
+        all.push(Event::ApConfigChanged { mdev, change });
     }
     for action in [WatchdogAction::Reset, WatchdogAction::Poweroff, WatchdogAction::None] {
         all.push(Event::Watchdog(action));
@@ -348,7 +352,8 @@ fn events_are_of_their_types() {
     all.extend([ResetCause::Guest, ResetCause::Management].map(Event::Reset));
     all.extend([None, Some("ap0".to_owned())].map(Event::DeviceDeleted));
     all.extend([Event::Stop, Event::Resume, Event::PowerDown, Event::Clients(1)]);
-    all.push(Event::ApHost(json!({"number": 1, "event": "configuration"})));
+    let event = ap::host::Event { number: 1, kind: ap::host::EventKind::Configuration };
+    all.push(Event::ApHost { event: Box::new(event), guest: false });
     all.push(Event::ApRequest { queue: queues[0], length: 8, left_out: 0 });
     let mut rows: Vec<_> = super::commands::EVENTS.iter().map(|row| row.name).collect();
     for event in &all {

@@ -52,7 +52,7 @@ pub use adapter::{
 pub use bus::{Bus, CardDevice, QueueDevice};
 pub use description::Description;
 pub use error::HostError;
-pub use events::{Event, EventKind};
+pub use events::{Event, EventKind, MatrixChange};
 pub use explain::{Fate, Outcome, Rule, Subject, explain, explain_matrix};
 pub use lpar::{Condition, Installed, Lpar, LparChange};
 pub use machine::{IdealMachine, Machine};

@@ -115,6 +115,24 @@ pub(super) mod queue_name {
     }
 }
 
+/// Domains, in JSON a list of strings like `"0004"`.
+pub(super) mod domain_names {
+    use crycb::Mask256;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(domains: &Mask256, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(domains.iter().map(|domain| format!("{domain:04x}")))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Mask256, D::Error> {
+        let domain = |text: String| {
+            let number = u16::from_str_radix(&text, 16).ok().and_then(|n| u8::try_from(n).ok());
+            number.ok_or_else(|| D::Error::custom(format_args!("{text:?} is no domain like 0004")))
+        };
+        Vec::<String>::deserialize(deserializer)?.into_iter().map(domain).collect()
+    }
+}
+
 /// A mask, in JSON a string of `0x` and 64 hexadecimal digits, as sysfs prints it.
 pub(super) mod mask {
     use crycb::Mask256;

@@ -7,14 +7,14 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crycb::Apqn;
+use crycb::{Apqn, Matrix};
 use machine::Storage;
 use uuid::Uuid;
 
 use super::record::Recorder;
 use super::*;
 use crate::host::tree::{make_sysfs, put};
-use crate::host::{ApHost, Description, EventKind};
+use crate::host::{ApHost, Description, EventKind, MatrixChange};
 
 pub(super) const ONE: &str = "62177883-f1bb-47f0-914d-32a22e3a8804";
 /// Two adapters and two domains for the guest; adapter 8 stays the host's, 7 does not exist.
@@ -70,11 +70,26 @@ fn remove(root: &FilePath, path: &str) {
 }
 
 /// A guest that notes what it is told.
-struct Told(Mutex<Sender<()>>);
+struct Told {
+    reports: Mutex<Sender<()>>,
+    /// How many queues it has by what it was told, and which devices were taken.
+    has: Arc<Mutex<(usize, Vec<Plugged>)>>,
+}
 
 impl Guest for Told {
     fn configuration_changed(&self) {
-        let _ = self.0.lock().unwrap().send(());
+        let _ = self.reports.lock().unwrap().send(());
+    }
+
+    fn matrix_changed(&self, mdev: Uuid, before: &Matrix, after: &Matrix) {
+        assert_eq!(mdev, one());
+        let has = &mut self.has.lock().unwrap().0;
+        assert_eq!(*has, before.apqns().count());
+        *has = after.apqns().count();
+    }
+
+    fn released(&self, device: &Plugged) {
+        self.has.lock().unwrap().1.push(device.clone());
     }
 }
 
@@ -83,6 +98,7 @@ struct Bench {
     recorder: Recorder,
     passthrough: Passthrough,
     told: Receiver<()>,
+    has: Arc<Mutex<(usize, Vec<Plugged>)>>,
     events: crate::host::Watch,
 }
 
@@ -90,15 +106,16 @@ fn bench_with(recorder: Recorder) -> Bench {
     let root = host();
     let (send, told) = channel();
     let storage = Arc::new(Storage::new(1 << 20).unwrap());
+    let has: Arc<Mutex<(usize, Vec<Plugged>)>> = Arc::default();
     let passthrough = Passthrough::new(
         Places::below(root.path()),
         Arc::new(recorder.clone()),
         Arc::new(recorder.clone()),
         storage,
-        Arc::new(Told(Mutex::new(send))),
+        Arc::new(Told { reports: Mutex::new(send), has: has.clone() }),
     );
     let events = passthrough.subscribe(Box::new(|| {}));
-    Bench { root, recorder, passthrough, told, events }
+    Bench { root, recorder, passthrough, told, has, events }
 }
 
 fn bench() -> Bench {
@@ -299,7 +316,8 @@ fn a_signalled_change_reaches_the_guest() {
     bench.recorder.signal(kernel::CONFIGURATION_CHANGED);
     bench.told();
     let (plugged, unplugged) = (vec![], queues(&[0x0504, 0x0547]));
-    assert_eq!(bench.event(), EventKind::GuestMatrix { mdev: one(), plugged, unplugged });
+    let change = MatrixChange { plugged, unplugged, ..MatrixChange::default() };
+    assert_eq!(bench.event(), EventKind::GuestMatrix { mdev: one(), change });
     // A control domain cannot be seen, but the guest is told.
     bench.recorder.signal(kernel::CONFIGURATION_CHANGED);
     bench.told();
@@ -307,8 +325,11 @@ fn a_signalled_change_reaches_the_guest() {
     bench.recorder.signal(kernel::CONFIGURATION_CHANGED);
     bench.told();
     let (plugged, unplugged) = (queues(&[0x0504]), queues(&[0x0647]));
-    assert_eq!(bench.event(), EventKind::GuestMatrix { mdev: one(), plugged, unplugged });
+    let change = MatrixChange { plugged, unplugged, ..MatrixChange::default() };
+    assert_eq!(bench.event(), EventKind::GuestMatrix { mdev: one(), change });
+    assert_eq!(bench.has.lock().unwrap().0, 2);
     assert_eq!(bench.passthrough.unplug(one()).unwrap().apqns().count(), 2);
+    assert_eq!(*bench.has.lock().unwrap(), (0, vec![]));
 }
 
 /// Kernels without CFG_CHG, and without any interruption: sysfs is watched.
@@ -323,11 +344,15 @@ fn an_unsignalled_change_is_seen() {
         assert_eq!(bench.event(), EventKind::Attached { mdev: one() });
         bench.guest_matrix("06.0004\n06.0047\n");
         bench.told();
-        assert!(matches!(bench.event(), EventKind::GuestMatrix { unplugged, .. } if unplugged.len() == 2));
+        assert!(
+            matches!(bench.event(), EventKind::GuestMatrix { change, .. } if change.unplugged.len() == 2)
+        );
         // The mediated device vanishes: it is closed, so that it can go.
         remove(bench.root.path(), MATRIX);
         bench.told();
-        assert!(matches!(bench.event(), EventKind::GuestMatrix { unplugged, .. } if unplugged.len() == 2));
+        assert!(
+            matches!(bench.event(), EventKind::GuestMatrix { change, .. } if change.unplugged.len() == 2)
+        );
         assert_eq!(bench.event(), EventKind::Released { mdev: one(), id: Some("ap0".into()) });
         assert_eq!(bench.recorder.state().open, [""; 0]);
         assert_eq!(bench.passthrough.plugged(), None);
@@ -347,11 +372,15 @@ fn the_host_gets_its_device_back() {
         bench.guest_matrix("\n");
         bench.recorder.signal(kernel::REQUEST);
         bench.told();
-        assert!(matches!(bench.event(), EventKind::GuestMatrix { unplugged, .. } if unplugged.len() == 4));
+        assert!(
+            matches!(bench.event(), EventKind::GuestMatrix { change, .. } if change.unplugged.len() == 4)
+        );
         assert_eq!(bench.event(), EventKind::Released { mdev: one(), id: Some("ap0".into()) });
         let close = if name == GROUP { &CLOSE_GROUP[..] } else { &CLOSE_DEVICE };
         assert_eq!(bench.recorder.take_calls(), calls(close));
         assert!(bench.passthrough.unplug(one()).is_err(), "it has gone");
+        let device = Plugged { id: Some("ap0".into()), mdev: one() };
+        assert_eq!(*bench.has.lock().unwrap(), (0, vec![device]));
         bench.plug(name).unwrap();
     }
 }

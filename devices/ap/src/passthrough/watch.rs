@@ -28,6 +28,12 @@ pub trait Guest: Send + Sync {
     /// The AP configuration changed: a channel report.
     fn configuration_changed(&self);
 
+    /// What the guest may reach changed, so far as sysfs shows it: all but control domains.
+    fn matrix_changed(&self, mdev: Uuid, before: &Matrix, after: &Matrix);
+
+    /// The host took the device back.
+    fn released(&self, device: &Plugged);
+
     /// Called first by each thread that watches the guest's host.
     fn watcher_started(&self) {}
 }
@@ -117,6 +123,7 @@ impl Passthrough {
         *shared.slot.lock() =
             Some(Slot { device: device.clone(), open, matrix, blind: false, stop, thread: None });
         *shared.plugged.lock() = Some(device.clone());
+        shared.guest.matrix_changed(target.mdev, &Matrix::EMPTY, &matrix);
         // Only now, since the thread takes the slot when the host wants the device back.
         match watcher.start() {
             Ok(thread) => {
@@ -126,6 +133,7 @@ impl Passthrough {
             }
             Err(error) => {
                 drop(shared.take(target.mdev));
+                shared.guest.matrix_changed(target.mdev, &matrix, &Matrix::EMPTY);
                 return Err(error);
             }
         }
@@ -146,6 +154,7 @@ impl Passthrough {
         let had = slot.matrix;
         slot.finish();
         self.shared.events.emit(EventKind::Detached { mdev });
+        self.shared.guest.matrix_changed(mdev, &had, &Matrix::EMPTY);
         self.shared.guest.configuration_changed();
         Ok(had)
     }
@@ -280,14 +289,12 @@ impl Shared {
             _ => return true,
         };
         if let Some(kind) = EventKind::guest_matrix(mdev, &before, &after) {
-            if let EventKind::GuestMatrix { plugged, unplugged, .. } = &kind {
-                log::info!(
-                    "mdev {mdev}: the guest got {} queues and lost {}",
-                    plugged.len(),
-                    unplugged.len()
-                );
+            if let EventKind::GuestMatrix { change, .. } = &kind {
+                let (came, went) = (change.plugged.len(), change.unplugged.len());
+                log::info!("mdev {mdev}: the guest got {came} queues and lost {went}");
             }
             self.events.emit(kind);
+            self.guest.matrix_changed(mdev, &before, &after);
         }
         // A signal can be for control domains, which cannot be seen here.
         if signalled || before != after {
@@ -300,12 +307,14 @@ impl Shared {
     fn release(&self, mdev: Uuid) {
         let Some(slot) = self.take(mdev) else { return };
         log::warn!("mdev {mdev}: the host wants it back, and gets it; the guest has lost its crypto queues");
-        let (id, had) = (slot.device.id.clone(), slot.matrix);
+        let (device, had) = (slot.device.clone(), slot.matrix);
         slot.finish();
         if let Some(kind) = EventKind::guest_matrix(mdev, &had, &Matrix { adm: had.adm, ..Matrix::EMPTY }) {
             self.events.emit(kind);
         }
-        self.events.emit(EventKind::Released { mdev, id });
+        self.events.emit(EventKind::Released { mdev, id: device.id.clone() });
+        self.guest.matrix_changed(mdev, &had, &Matrix::EMPTY);
+        self.guest.released(&device);
         self.guest.configuration_changed();
     }
 }

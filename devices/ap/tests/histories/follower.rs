@@ -74,7 +74,8 @@ impl Follower {
         match kind {
             EventKind::MdevCreated { mdev } => self.plugged.push((mdev, BTreeSet::new())),
             EventKind::MdevRemoved { mdev } => self.plugged.retain(|(uuid, _)| *uuid != mdev),
-            EventKind::GuestMatrix { mdev, plugged: came, unplugged: went } => {
+            EventKind::GuestMatrix { mdev, change } => {
+                let (came, went) = (change.plugged, change.unplugged);
                 let Some((_, queues)) = self.plugged.iter_mut().find(|(uuid, _)| *uuid == mdev) else {
                     return Err(format!("events: {mdev} is not there"));
                 };

@@ -5,7 +5,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ap::host::{AdapterState, Event, EventKind, HostError, Operation, Plan, Snapshot};
+use ap::host::{AdapterState, Event, EventKind, HostError, MatrixChange, Operation, Plan, Snapshot};
+use crycb::{Apqn, Mask256};
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::backend::{Backend, remote};
@@ -105,6 +107,40 @@ fn command(operation: &Operation) -> Result<(String, Map<String, Value>), HostEr
     Ok((format!("x-ap-{name}"), arguments))
 }
 
+/// What a guest's event tells, with the name of each queue that came or went: a guest tells so many that they would be too long
+/// for a line as adapters by domains.
+pub fn named_in_full(told: &Value) -> Result<Value, String> {
+    let mut told = told.clone();
+    for name in ["plugged", "unplugged"] {
+        let Some(products) = told.get(format!("{name}-products")) else { continue };
+        let products: Vec<Product> =
+            serde_json::from_value(products.clone()).map_err(|e| format!("{name}-products: {e}"))?;
+        let products: Result<Vec<_>, String> =
+            products.iter().map(|product| Ok((mask(&product.adapters)?, mask(&product.domains)?))).collect();
+        let queues = MatrixChange::queues(&products?);
+        if Some(queues.len() as u64) != told[format!("{name}-count")].as_u64() {
+            return Err(format!("{name}: the count is not that of the queues"));
+        }
+        told[name] = queues.iter().map(Apqn::to_string).collect();
+    }
+    Ok(told)
+}
+
+/// Every adapter by every domain.
+#[derive(Deserialize)]
+struct Product {
+    adapters: Vec<String>,
+    domains: Vec<String>,
+}
+
+fn mask(numbers: &[String]) -> Result<Mask256, String> {
+    let number = |text: &String| {
+        let number = u16::from_str_radix(text, 16).ok().and_then(|n| u8::try_from(n).ok());
+        number.ok_or_else(|| format!("{text:?} is no number"))
+    };
+    numbers.iter().map(number).collect()
+}
+
 impl Backend for GuestHost {
     fn snapshot(&mut self) -> Result<Snapshot, HostError> {
         let mut whole: Option<Snapshot> = None;
@@ -146,7 +182,7 @@ impl Backend for GuestHost {
     }
 
     fn watch(&mut self, each: &mut dyn FnMut(&Event) -> bool) -> Result<(), HostError> {
-        let events = json!(["X_AP_HOST", "X_AP_CONFIG_CHANGED"]);
+        let events = json!(["X_AP_HOST"]);
         self.command("x-subscribe", &Map::from_iter([("events".to_owned(), events)]))?;
         loop {
             let event = match self.client.receive(None) {
@@ -157,28 +193,12 @@ impl Backend for GuestHost {
             if event.get("x-dropped").is_some() && !each(&Event { number: 0, kind: EventKind::Lost }) {
                 return Ok(());
             }
-            let data = &event["data"];
-            let event = match event["event"].as_str() {
-                Some("X_AP_HOST") => data["event"].clone(),
-                // Without a number it is what plugging did, which the host tells by itself.
-                Some("X_AP_CONFIG_CHANGED") if data["number"].is_u64() => json!({
-                    "number": data["number"], "event": "guest-matrix", "mdev": data["mdev"],
-                    "plugged": data["plugged"], "unplugged": data["unplugged"],
-                }),
-                _ => continue,
-            };
-            let event = serde_json::from_value::<Event>(event).map_err(|e| self.nonsense(e))?;
-            let number = event.number;
-            if !each(&event) {
-                return Ok(());
+            if event["event"] != "X_AP_HOST" {
+                continue;
             }
-            // So many queues that the guest's event names only some of them.
-            let short = |list: &str, count: &str| {
-                data[list].as_array().is_some_and(|list| Some(list.len() as u64) < data[count].as_u64())
-            };
-            if (short("plugged", "plugged-count") || short("unplugged", "unplugged-count"))
-                && !each(&Event { number, kind: EventKind::Lost })
-            {
+            let told = named_in_full(&event["data"]["event"]).map_err(|e| self.nonsense(e))?;
+            let event = serde_json::from_value::<Event>(told).map_err(|e| self.nonsense(e))?;
+            if !each(&event) {
                 return Ok(());
             }
         }
@@ -188,11 +208,44 @@ impl Backend for GuestHost {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ap::host::Event as HostEvent;
     use ap::host::{Attribute, Driver};
-    use crycb::Apqn;
+    use crycb::Matrix;
     use uuid::Uuid;
 
     const ONE: Uuid = Uuid::from_u128(0x62177883_f1bb_47f0_914d_32a22e3a8804);
+
+    /// A change of any size arrives whole, in a line of QMP.
+    #[test]
+    fn changes_of_any_size() {
+        let check = |before: Matrix, after: Matrix| {
+            let change = MatrixChange::between(&before, &after).unwrap();
+            let kind = EventKind::GuestMatrix { mdev: ONE, change: change.clone() };
+            let event = HostEvent { number: 7, kind };
+            let (_, data) = vmm::Event::ApHost { event: Box::new(event.clone()), guest: true }.describe();
+            let data = data.unwrap();
+            assert!(data.to_string().len() < 60_000, "{}", data.to_string().len());
+            let told = named_in_full(&data["event"]).unwrap();
+            assert_eq!(serde_json::from_value::<HostEvent>(told).unwrap(), event);
+            let (_, data) = vmm::Event::ApConfigChanged { mdev: ONE, change: change.clone() }.describe();
+            let told = named_in_full(&data.unwrap()).unwrap();
+            assert_eq!(serde_json::from_value::<MatrixChange>(told).unwrap(), change);
+        };
+        let all: Mask256 = (0..=255).collect();
+        let odd: Mask256 = (0..=255).filter(|n| n % 2 == 1).collect();
+        let one = Mask256::EMPTY.with(5);
+        for mask in [one, odd, all] {
+            let matrix = Matrix { apm: mask, aqm: mask, adm: mask };
+            check(Matrix::EMPTY, matrix);
+            check(matrix, Matrix::EMPTY);
+        }
+        let matrix = |apm, aqm| Matrix { apm, aqm, adm: odd };
+        check(matrix(all, odd), matrix(odd, all));
+        let bad = json!({"plugged": [], "plugged-count": 2, "plugged-products": [{"adapters": ["05"], "domains": ["0004"]}]});
+        assert!(named_in_full(&bad).unwrap_err().contains("count"));
+        let bad = json!({"plugged": [], "plugged-count": 1, "plugged-products": [{"adapters": ["105"], "domains": ["0004"]}]});
+        assert!(named_in_full(&bad).unwrap_err().contains("105"));
+    }
 
     #[test]
     fn refusals_have_their_numbers() {

@@ -3,8 +3,8 @@
 use std::io::{self, Write};
 
 use ap::host::{
-    AdapterState, Condition, Driver, Event, EventKind, Fate, MdevState, Operation, Plan, QueueState,
-    QueueStatus, Snapshot,
+    AdapterState, Condition, Driver, Event, EventKind, Fate, MatrixChange, MdevState, Operation, Plan,
+    QueueState, QueueStatus, Snapshot,
 };
 use comfy_table::{CellAlignment, Table, presets};
 use crycb::{Apqn, Mask256};
@@ -232,6 +232,9 @@ pub fn event(out: &mut dyn Write, event: &Event, json: bool) -> io::Result<()> {
     out.flush()
 }
 
+/// Most queues of an event that are named one by one.
+const MOST_NAMES: usize = 16;
+
 /// What happened, in a line.
 pub fn event_text(kind: &EventKind) -> String {
     match kind {
@@ -240,10 +243,27 @@ pub fn event_text(kind: &EventKind) -> String {
         EventKind::Attached { mdev } => format!("mdev {mdev} in use by a VM"),
         EventKind::Released { mdev, .. } => format!("mdev {mdev} given back to the host, which asked for it"),
         EventKind::Detached { mdev } => format!("mdev {mdev} given back"),
-        EventKind::GuestMatrix { mdev, plugged, unplugged } => {
-            let part =
-                |sign: char, list: &[Apqn]| list.iter().map(|q| format!(" {sign}{q}")).collect::<String>();
-            format!("mdev {mdev} guest matrix:{}{}", part('+', plugged), part('-', unplugged))
+        EventKind::GuestMatrix { mdev, change } => {
+            let queues = |sign: char, list: &[Apqn]| match list.len() {
+                0..=MOST_NAMES => list.iter().map(|q| format!(" {sign}{q}")).collect::<String>(),
+                count => {
+                    let products = MatrixChange::products(list);
+                    let product = |(a, d): &(Mask256, Mask256)| format!("{}.{}", ranges(a, 2), ranges(d, 4));
+                    let products: Vec<String> = products.iter().map(product).collect();
+                    format!(" {sign}{count} queues ({})", products.join(" "))
+                }
+            };
+            let control = |sign: char, domains: &Mask256| match domains.is_empty() {
+                true => String::new(),
+                false => format!(" {sign}control {}", ranges(domains, 4)),
+            };
+            format!(
+                "mdev {mdev} guest matrix:{}{}{}{}",
+                queues('+', &change.plugged),
+                queues('-', &change.unplugged),
+                control('+', &change.control_plugged),
+                control('-', &change.control_unplugged)
+            )
         }
         EventKind::Assigned { mdev, attribute, value } => format!("mdev {mdev} {attribute} {value}"),
         EventKind::Bound { queue, driver } => format!("queue {queue} bound to {}", driver.name()),
@@ -256,6 +276,22 @@ pub fn event_text(kind: &EventKind) -> String {
         }
         EventKind::Lost => "events were lost; `adjunct ap list` shows how things are".into(),
     }
+}
+
+/// The numbers of a mask, like `04-07,ab`.
+fn ranges(mask: &Mask256, digits: usize) -> String {
+    let mut runs: Vec<(u8, u8)> = Vec::new();
+    for n in mask.iter() {
+        match runs.last_mut() {
+            Some((_, last)) if *last + 1 == n => *last = n,
+            _ => runs.push((n, n)),
+        }
+    }
+    let run = |(first, last): &(u8, u8)| match first == last {
+        true => format!("{first:0digits$x}"),
+        false => format!("{first:0digits$x}-{last:0digits$x}"),
+    };
+    runs.iter().map(run).collect::<Vec<_>>().join(",")
 }
 
 fn lines(out: &mut dyn Write, table: &Table) -> io::Result<()> {

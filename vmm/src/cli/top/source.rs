@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use ap::host::{Event, EventKind, HostError, Operation, Plan, Snapshot};
+use ap::host::{Event, EventKind, HostError, MatrixChange, Operation, Plan, Snapshot};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::cli::ap::backend::{self, Backend, Place};
-use crate::cli::ap::guest::{GuestHost, PATIENCE};
+use crate::cli::ap::guest::{GuestHost, PATIENCE, named_in_full};
 use crate::cli::ap::one_line;
 use crate::cli::client::{Client, Message};
 
@@ -126,17 +126,16 @@ pub fn event_kind(event: &Value) -> Option<EventKind> {
     let data = &event["data"];
     match event["event"].as_str()? {
         "X_AP_CONFIG_CHANGED" => {
-            let queues = |name: &str| {
-                let list = data[name].as_array()?;
-                Some(list.iter().filter_map(|queue| queue.as_str()?.parse().ok()).collect())
-            };
-            Some(EventKind::GuestMatrix {
-                mdev: data["mdev"].as_str()?.parse().ok()?,
-                plugged: queues("plugged")?,
-                unplugged: queues("unplugged")?,
-            })
+            let mdev = data["mdev"].as_str()?.parse().ok()?;
+            let change = MatrixChange::deserialize(named_in_full(data).ok()?).ok()?;
+            Some(EventKind::GuestMatrix { mdev, change })
         }
-        "X_AP_HOST" => Some(Event::deserialize(&data["event"]).ok()?.kind),
+        "X_AP_HOST" => {
+            let kind = Event::deserialize(named_in_full(&data["event"]).ok()?).ok()?.kind;
+            // What the guest has since, the other event tells.
+            let told = matches!(kind, EventKind::GuestMatrix { .. }) && data["guest"] == true;
+            (!told).then_some(kind)
+        }
         _ => None,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ap::host::{ApHost, Attribute, Driver, EventKind, Operation, QueueStatus, Snapshot};
+use ap::host::{ApHost, Attribute, Driver, EventKind, MatrixChange, Operation, QueueStatus, Snapshot};
 use crycb::Apqn;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use serde_json::json;
@@ -37,7 +37,8 @@ fn tell(app: &mut App, snapshot: Snapshot, now: Duration) -> Option<Action> {
 fn app() -> App {
     let mut app = App::new("unix:/run/ap", SECOND);
     tell(&mut app, state(0), SECOND);
-    let event = EventKind::GuestMatrix { mdev: ONE, plugged: vec![Apqn(0x0604)], unplugged: vec![] };
+    let change = MatrixChange { plugged: vec![Apqn(0x0604)], ..MatrixChange::default() };
+    let event = EventKind::GuestMatrix { mdev: ONE, change };
     assert_eq!(app.update(Update::Event(event), SECOND), Some(Action::Refresh));
     // Too near to say anything.
     tell(&mut app, state(1), SECOND + SECOND / 10);
@@ -208,9 +209,21 @@ fn pictures() {
 #[test]
 fn events_of_a_guest() {
     let event = json!({"event": "X_AP_CONFIG_CHANGED", "data": {"mdev": ONE, "plugged": ["0a.0004"], "plugged-count": 1,
-        "unplugged": [], "unplugged-count": 0}});
-    let want = EventKind::GuestMatrix { mdev: ONE, plugged: vec![Apqn(0x0a04)], unplugged: vec![] };
-    assert_eq!(source::event_kind(&event), Some(want));
+        "unplugged": [], "unplugged-count": 0, "control-plugged": ["0047"], "control-unplugged": []}});
+    let change = MatrixChange {
+        plugged: vec![Apqn(0x0a04)],
+        control_plugged: crycb::Mask256::EMPTY.with(0x47),
+        ..MatrixChange::default()
+    };
+    let kind = EventKind::GuestMatrix { mdev: ONE, change };
+    assert_eq!(source::event_kind(&event).as_ref(), Some(&kind));
+    // The same of the guest's own device is told once, and what happens to others.
+    for guest in [true, false] {
+        let mut told = json!(ap::host::Event { number: 2, kind: kind.clone() });
+        told["plugged-count"] = 1.into();
+        let event = json!({"event": "X_AP_HOST", "data": {"event": told, "guest": guest}});
+        assert_eq!(source::event_kind(&event), (!guest).then(|| kind.clone()));
+    }
     let event = json!({"event": "X_AP_HOST", "data": {"event": {"number": 3, "event": "configuration"}}});
     assert_eq!(source::event_kind(&event), Some(EventKind::Configuration));
     for event in [json!({"event": "STOP"}), json!({}), json!({"event": "X_AP_HOST", "data": 7})] {

@@ -1,13 +1,15 @@
 //! AP: what the guest has and why, and the operations on its host.
 
-use ap::host::{Driver, MdevState, Operation, QueueState, Snapshot};
+use ap::host::{Driver, MdevState, Operation, QueueState, Snapshot, Wake, Watch};
 use crycb::filter::passable_after;
 use crycb::{Apqn, Matrix};
 use serde_json::{Map, Value, json};
+use uuid::Uuid;
 
 use super::device::{chain, control};
 use super::{Answer, Context, DONE, in_thread};
 use crate::ap_control::Plugged;
+use crate::board::Board;
 use crate::events::Event;
 use crate::qmp::error::Error;
 use crate::qmp::schema::{Member, NOTHING, Object, Type, may, needs, object};
@@ -381,15 +383,25 @@ fn plan(context: &mut Context<'_>, arguments: &Arguments<'_>) -> Result<Answer, 
     })
 }
 
-/// What clients are told of something that happened on the AP host: of the guest's own device its queues, else all of it.
-pub fn event(event: &ap::host::Event) -> Event {
-    match &event.kind {
-        ap::host::EventKind::GuestMatrix { mdev, plugged, unplugged } => {
-            let (plugged, unplugged) = (plugged.clone(), unplugged.clone());
-            Event::ApConfigChanged { number: Some(event.number), mdev: *mdev, plugged, unplugged }
-        }
-        ap::host::EventKind::Released { id, .. } => Event::DeviceDeleted(id.clone()),
-        _ => Event::ApHost(serde_json::to_value(event).unwrap_or_default()),
+/// What clients are told of something that happened on the AP host; `mine` is the guest's device.
+fn event(event: ap::host::Event, mine: Option<Uuid>) -> Event {
+    let guest = event.kind.mdev().is_some_and(|mdev| Some(mdev) == mine);
+    Event::ApHost { event: Box::new(event), guest }
+}
+
+/// Begins to tell of the guest's vfio-ap device and of its host; `wake` is called when [`post_events`] has something to do.
+pub fn watch(board: &Board, wake: Wake) -> Option<Watch> {
+    let control = board.devices().ap()?;
+    control.report_to(board.control.clone());
+    Some(control.subscribe(wake))
+}
+
+/// Tells what happened on the host.
+pub fn post_events(board: &Board, watch: Option<&Watch>) {
+    let Some((watch, control)) = watch.zip(board.devices().ap()) else { return };
+    for happened in watch.try_iter() {
+        let mine = control.plugged().map(|device| device.mdev);
+        board.control.events().post(event(happened, mine));
     }
 }
 
@@ -398,7 +410,6 @@ mod tests {
     use super::*;
     use crate::qmp::LONGEST_LINE;
     use ap::host::{ApHost, Description};
-    use uuid::Uuid;
 
     /// What the pages of `host` come to, and how many there are.
     fn joined(host: &Snapshot) -> (Snapshot, usize) {

@@ -79,11 +79,8 @@ fn device_add(context: &mut Context<'_>, arguments: &Arguments<'_>) -> Result<An
         )));
     }
     let device = Plugged { id, mdev };
-    let run = context.board.control.clone();
     in_thread(context, move || {
-        let matrix = control.plug(&device).map_err(|e| Error::generic(chain(&e)))?;
-        let plugged = matrix.apqns().collect();
-        run.events().post(Event::ApConfigChanged { number: None, mdev, plugged, unplugged: Vec::new() });
+        control.plug(&device).map_err(|e| Error::generic(chain(&e)))?;
         Ok(json!({}))
     })
 }
@@ -103,10 +100,7 @@ fn device_del(context: &mut Context<'_>, arguments: &Arguments<'_>) -> Result<An
     let control = control(context)?;
     let run = context.board.control.clone();
     in_thread(context, move || {
-        let had = control.unplug(&device).map_err(|e| Error::generic(chain(&e)))?;
-        let unplugged = had.apqns().collect();
-        let (mdev, plugged) = (device.mdev, Vec::new());
-        run.events().post(Event::ApConfigChanged { number: None, mdev, plugged, unplugged });
+        control.unplug(&device).map_err(|e| Error::generic(chain(&e)))?;
         run.events().post(Event::DeviceDeleted(device.id));
         Ok(json!({}))
     })

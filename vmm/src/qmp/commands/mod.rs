@@ -24,7 +24,7 @@ use super::table::{EventRow, Row};
 use crate::board::Board;
 use crate::crash::Reason;
 
-pub(super) use ap::event as ap_event;
+pub(super) use ap::{post_events as post_ap_events, watch as watch_ap};
 pub(super) use life::{monitor_cont, monitor_stop};
 
 /// Every command, by module.
@@ -208,15 +208,23 @@ static DELETED_DATA: Object =
 static AP_CHANGED_DATA: Object = object(
     "x-ApConfigChangedData",
     &[
-        may("number", Type::Int),
         needs("mdev", Type::Str),
         needs("plugged", Type::Array(&Type::Str)),
         needs("plugged-count", Type::Int),
+        may("plugged-products", Type::Array(&Type::Object(&AP_PRODUCT))),
         needs("unplugged", Type::Array(&Type::Str)),
         needs("unplugged-count", Type::Int),
+        may("unplugged-products", Type::Array(&Type::Object(&AP_PRODUCT))),
+        needs("control-plugged", Type::Array(&Type::Str)),
+        needs("control-unplugged", Type::Array(&Type::Str)),
     ],
 );
-static AP_HOST_DATA: Object = object("x-ApHostData", &[needs("event", Type::Any)]);
+static AP_PRODUCT: Object = object(
+    "x-ApProduct",
+    &[needs("adapters", Type::Array(&Type::Str)), needs("domains", Type::Array(&Type::Str))],
+);
+static AP_HOST_DATA: Object =
+    object("x-ApHostData", &[needs("event", Type::Any), needs("guest", Type::Bool)]);
 static AP_REQUEST_DATA: Object = object(
     "x-ApRequestData",
     &[needs("queue", Type::Str), needs("length", Type::Int), needs("left-out", Type::Int)],

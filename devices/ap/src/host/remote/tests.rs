@@ -14,8 +14,8 @@ use uuid::Uuid;
 use super::protocol::line;
 use super::*;
 use crate::host::{
-    Attribute, Condition, Description, Driver, EventKind, LparChange, Machine, MaskAttribute, Number,
-    Operation, QueueStatus, Snapshot, WAITING, watch,
+    Attribute, Condition, Description, Driver, EventKind, LparChange, Machine, MaskAttribute, MatrixChange,
+    Number, Operation, QueueStatus, Snapshot, WAITING, watch,
 };
 
 /// The first three guests of the built-in description.
@@ -441,7 +441,8 @@ fn events() {
     assert_eq!(first.kind, EventKind::Attached { mdev: ONE });
     let unplugged = vec![Apqn(0x0604), Apqn(0x06ab)];
     let second = next();
-    assert_eq!(second.kind, EventKind::GuestMatrix { mdev: ONE, plugged: vec![], unplugged });
+    let change = MatrixChange { unplugged, ..MatrixChange::default() };
+    assert_eq!(second.kind, EventKind::GuestMatrix { mdev: ONE, change });
     assert_eq!(second.number, first.number + 1);
     while next().kind != (EventKind::Detached { mdev: ONE }) {}
 }
