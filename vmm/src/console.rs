@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use sclp::ConsoleSink;
@@ -22,6 +23,8 @@ pub struct Output {
     capacity: usize,
     state: Mutex<State>,
     changed: Condvar,
+    /// What was dropped behind this, by who shows it.
+    lost: OnceLock<Arc<AtomicU64>>,
 }
 
 #[derive(Default)]
@@ -43,7 +46,7 @@ struct State {
 pub(crate) struct Counts {
     /// Bytes that the guest wrote.
     pub(crate) written: u64,
-    /// Those of them that were dropped.
+    /// Those of them that were dropped, for each viewer that did not see them.
     pub(crate) dropped: u64,
 }
 
@@ -54,7 +57,8 @@ impl Output {
     }
 
     fn with_capacity(to: Box<dyn Write + Send>, capacity: usize) -> io::Result<Arc<Self>> {
-        let output = Arc::new(Self { capacity, state: Mutex::default(), changed: Condvar::new() });
+        let (state, changed, lost) = (Mutex::default(), Condvar::new(), OnceLock::new());
+        let output = Arc::new(Self { capacity, state, changed, lost });
         let writer = output.clone();
         std::thread::Builder::new().name("console".into()).spawn(move || {
             enter_thread(Kind::Console);
@@ -65,7 +69,15 @@ impl Output {
 
     /// What became of the output so far.
     pub(crate) fn counts(&self) -> Counts {
-        self.state().counts
+        let mut counts = self.state().counts;
+        counts.dropped += self.lost.get().map_or(0, |lost| lost.load(Ordering::Relaxed));
+        counts
+    }
+
+    /// Counts what is dropped by who shows the output, too.
+    pub(crate) fn count_also(&self, lost: Arc<AtomicU64>) {
+        // There is one such, for a whole run.
+        let _ = self.lost.set(lost);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

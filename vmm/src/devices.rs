@@ -16,6 +16,7 @@ use zarch::{FacilityList, ProgramCode};
 
 use crate::ap_control::ApControl;
 use crate::config::{BadArgument, Config, ConsoleType};
+use crate::console::{Counts, Output};
 pub use crypto::{Attachment, Crypto};
 pub use real_cards::RealCards;
 
@@ -30,7 +31,7 @@ pub struct Connections {
     /// The guest's facilities.
     pub facilities: FacilityList,
     /// Where the guest's console writes to.
-    pub output: Arc<dyn ConsoleSink>,
+    pub output: Arc<Output>,
     /// What real cards need.
     pub vfio: Option<VfioAccess>,
 }
@@ -80,6 +81,7 @@ pub struct VfioAccess {
 pub struct Devices {
     sclp: Sclp,
     console: Console,
+    output: Arc<Output>,
     css: Arc<Css>,
     crypto: Option<Crypto>,
     /// Instead of `crypto`.
@@ -90,6 +92,7 @@ impl Devices {
     /// The devices that `config` asks for, with the crypto queues of `source`.
     pub fn new(config: &Config, source: CryptoSource, to: Connections) -> io::Result<Self> {
         let (sclp, console) = service_processor(config, &to);
+        let output = to.output.clone();
         let css = Arc::new(channel_subsystem());
         let (mut crypto, mut real_cards) = (None, None);
         match source {
@@ -101,7 +104,7 @@ impl Devices {
                 real_cards = Some(Arc::new(host_queues(places, name, to, css.clone())?));
             }
         }
-        Ok(Self { sclp, console, css, crypto, real_cards })
+        Ok(Self { sclp, console, output, css, crypto, real_cards })
     }
 
     /// Answers an exit that names an instruction.
@@ -146,6 +149,11 @@ impl Devices {
         self.sclp.input(self.console, bytes, post);
     }
 
+    /// What became of console output.
+    pub(crate) fn output_counts(&self) -> Counts {
+        self.output.counts()
+    }
+
     /// Bytes of console input that the guest had no room for.
     pub(crate) fn dropped_input(&self) -> u64 {
         self.sclp.dropped_input()
@@ -170,7 +178,7 @@ impl Devices {
 
 fn service_processor(config: &Config, to: &Connections) -> (Sclp, Console) {
     let cpus = u8::try_from(config.cpus).expect("a configuration has at most 240 CPUs");
-    let output = Some(to.output.clone());
+    let output: Option<Arc<dyn ConsoleSink>> = Some(to.output.clone());
     let (console, consoles) = match config.console_type {
         ConsoleType::Vt220 => (Console::Vt220, Consoles { vt220: output, line_mode: None }),
         ConsoleType::LineMode => (Console::LineMode, Consoles { line_mode: output, vt220: None }),

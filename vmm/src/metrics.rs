@@ -12,8 +12,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use ap::host::QueueState;
+
+use crate::ap_control::ApControl;
 use crate::board::Board;
-use crate::console::Output;
+use crate::devices::Devices;
 use crate::listener::{ListenError, Listener};
 use crate::qmp::Counters;
 
@@ -79,11 +82,9 @@ impl Exporter {
     pub(crate) fn start(
         self,
         board: &Arc<Board>,
-        output: Arc<Output>,
         enter: impl FnOnce() + Send + 'static,
     ) -> io::Result<Exporting> {
-        let figures =
-            Figures { board: Arc::downgrade(board), output, process: self.process, since: Instant::now() };
+        let figures = Figures { board: Arc::downgrade(board), process: self.process, since: Instant::now() };
         let thread = std::thread::Builder::new().name("metrics".into());
         Ok(match self.to {
             To::Socket(listener) => {
@@ -173,14 +174,15 @@ fn answer(client: &UnixStream, text: &str) -> io::Result<()> {
 }
 
 /// What the host tells about this process, from files opened while that was allowed.
-#[derive(Debug)]
-struct Process {
+#[derive(Debug, Default)]
+pub(crate) struct Process {
     stat: Option<File>,
     memory: Option<File>,
 }
 
 impl Process {
-    fn open() -> Self {
+    /// To be called before the process gives up what it does not need.
+    pub(crate) fn open() -> Self {
         Self { stat: File::open("/proc/self/stat").ok(), memory: File::open("/proc/self/statm").ok() }
     }
 
@@ -210,7 +212,6 @@ fn read(file: &File) -> Option<String> {
 /// Where the figures come from.
 struct Figures {
     board: Weak<Board>,
-    output: Arc<Output>,
     process: Process,
     since: Instant,
 }
@@ -219,159 +220,190 @@ impl Figures {
     /// All figures; nothing once the machine is gone.
     fn text(&self) -> Option<String> {
         let board = self.board.upgrade()?;
-        let mut page = Page::default();
-        page.machine(&board, self.since);
-        page.console(&self.output.counts(), board.devices.dropped_input());
-        page.management(&board.management());
-        if let Some(control) = board.devices.ap()
-            // A host that is another process may be gone, which is logged where that is noticed.
-            && let Ok(host) = control.snapshot()
-        {
-            page.ap(&host, control.plugged().map(|device| device.mdev));
+        let mut all = of_machine(&board, &board.management(), &self.process, self.since);
+        if let Some(control) = board.devices.ap() {
+            all.extend(of_ap(&*control));
         }
-        page.process(&self.process);
-        Some(page.0)
+        Some(prometheus(&all))
     }
 }
 
-/// What a metric is to Prometheus.
-#[derive(Clone, Copy)]
-enum Kind {
+/// What a figure is to Prometheus.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Kind {
     Gauge,
     Counter,
 }
 
-/// Prometheus' text format.
-#[derive(Default)]
-struct Page(String);
+/// The value of a figure.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Value {
+    Count(u64),
+    /// To the millisecond.
+    Seconds(f64),
+}
 
-impl Page {
-    fn metric(&mut self, name: &str, kind: Kind, help: &str) -> Metric<'_> {
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Count(count) => count.fmt(f),
+            Self::Seconds(seconds) => write!(f, "{seconds:.3}"),
+        }
+    }
+}
+
+/// A figure, or several of one name that labels tell apart. Prometheus' text and `x-query-metrics` are made of these.
+pub(crate) struct Figure {
+    pub(crate) name: &'static str,
+    kind: Kind,
+    help: &'static str,
+    pub(crate) samples: Vec<(Vec<(&'static str, String)>, Value)>,
+}
+
+impl Figure {
+    fn one(name: &'static str, kind: Kind, help: &'static str, value: Value) -> Self {
+        Self { name, kind, help, samples: vec![(Vec::new(), value)] }
+    }
+}
+
+/// The figures that are told at once: machine, console, management sockets and process.
+pub(crate) fn of_machine(
+    board: &Board,
+    management: &Counters,
+    process: &Process,
+    since: Instant,
+) -> Vec<Figure> {
+    let gauge = |name, help, count| Figure::one(name, Kind::Gauge, help, Value::Count(count));
+    let counter = |name, help, count| Figure::one(name, Kind::Counter, help, Value::Count(count));
+    let several = |name, help, samples| Figure { name, kind: Kind::Gauge, help, samples };
+    let identity = board.identity();
+    let labels = [("name", identity.name.clone()), ("uuid", identity.uuid.to_string())];
+    let version = ("version", env!("CARGO_PKG_VERSION").to_owned());
+    let info = (labels.into_iter().chain([version]).collect(), Value::Count(1));
+    let status = board.status();
+    let is = |state: &str| (vec![("status", state.to_owned())], Value::Count(u64::from(state == status)));
+    let cpu = |address: u16| {
+        (vec![("cpu", address.to_string())], Value::Count(u64::from(board.vm.is_operating(address))))
+    };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    let start = Value::Seconds(now - since.elapsed().as_secs_f64());
+    let (devices, console): (&Devices, _) = (&board.devices, board.devices.output_counts());
+    let mut all = vec![
+        several("adjunct_info", "Who this is.", vec![info]),
+        several(
+            "adjunct_status",
+            "1 for what the guest is.",
+            ["running", "paused", "shutdown"].map(is).into(),
+        ),
+        Figure::one(
+            "adjunct_start_time_seconds",
+            Kind::Gauge,
+            "When the guest was started, in UNIX time.",
+            start,
+        ),
+        counter("adjunct_resets_total", "How often the machine was reset.", board.resets()),
+        gauge("adjunct_storage_bytes", "Guest storage.", board.storage.size()),
+        several(
+            "adjunct_cpu_operating",
+            "1 for a CPU that is neither stopped nor checked.",
+            board.vm.cpu_addresses().into_iter().map(cpu).collect(),
+        ),
+        counter("adjunct_console_written_bytes_total", "Console output of the guest.", console.written),
+        counter(
+            "adjunct_console_dropped_bytes_total",
+            "Console output that was not taken in time, for each viewer that missed it.",
+            console.dropped,
+        ),
+        counter(
+            "adjunct_console_dropped_input_bytes_total",
+            "Console input that the guest had no room for.",
+            devices.dropped_input(),
+        ),
+        gauge("adjunct_qmp_clients", "Clients of the management sockets now.", management.clients),
+        counter(
+            "adjunct_qmp_connections_total",
+            "Connections of management clients.",
+            management.connections,
+        ),
+        counter(
+            "adjunct_qmp_refused_connections_total",
+            "Connections refused, as there were too many.",
+            management.refused,
+        ),
+        counter(
+            "adjunct_qmp_commands_total",
+            "Commands of management clients that were answered.",
+            management.commands,
+        ),
+        counter("adjunct_qmp_errors_total", "Those of them that failed.", management.errors),
+        counter("adjunct_qmp_events_total", "Events written for management clients.", management.events),
+        counter(
+            "adjunct_qmp_dropped_events_total",
+            "Events that a client did not take in time.",
+            management.events_dropped,
+        ),
+    ];
+    if let Some(seconds) = process.cpu() {
+        let (name, help) = ("process_cpu_seconds_total", "CPU time of adjunct and the guest.");
+        all.push(Figure::one(name, Kind::Counter, help, Value::Seconds(seconds)));
+    }
+    if let Some(bytes) = process.resident() {
+        all.push(gauge("process_resident_memory_bytes", "Resident memory of adjunct and the guest.", bytes));
+    }
+    all
+}
+
+/// The figures of the guest's crypto queues, which the host is asked for. None from a host that is another process and does not
+/// answer, which is logged where that is noticed.
+pub(crate) fn of_ap(control: &dyn ApControl) -> Vec<Figure> {
+    let Ok(host) = control.snapshot() else { return Vec::new() };
+    let mdev = control.plugged().and_then(|device| host.mdev(device.mdev));
+    let guest: Vec<_> = mdev.iter().flat_map(|mdev| mdev.guest_matrix.apqns()).collect();
+    let states: Vec<_> = guest.iter().filter_map(|&apqn| host.queue(apqn)).collect();
+    let of_each = |count: fn(&QueueState) -> Option<u64>| {
+        let sample = |state: &&QueueState| {
+            Some((vec![("queue", state.queue.to_string())], Value::Count(count(state)?)))
+        };
+        states.iter().filter_map(sample).collect()
+    };
+    let count = Value::Count(guest.len() as u64);
+    vec![
+        Figure::one("adjunct_ap_queues", Kind::Gauge, "Crypto queues that the guest has.", count),
+        Figure {
+            name: "adjunct_ap_queue_requests_total",
+            kind: Kind::Counter,
+            help: "Requests that a queue accepted.",
+            samples: of_each(|state| state.requests),
+        },
+        Figure {
+            name: "adjunct_ap_queue_pending",
+            kind: Kind::Gauge,
+            help: "Requests and replies on a queue now.",
+            samples: of_each(|state| state.pending),
+        },
+    ]
+}
+
+/// Prometheus' text format.
+fn prometheus(figures: &[Figure]) -> String {
+    let mut text = String::new();
+    for Figure { name, kind, help, samples } in figures {
         let kind = match kind {
             Kind::Gauge => "gauge",
             Kind::Counter => "counter",
         };
         // Writing to a string does not fail.
-        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
-        Metric { page: self, name: name.into() }
-    }
-
-    fn machine(&mut self, board: &Board, since: Instant) {
-        let identity = board.identity();
-        let (uuid, version) = (identity.uuid.to_string(), env!("CARGO_PKG_VERSION"));
-        let labels = [("name", identity.name.as_str()), ("uuid", &uuid), ("version", version)];
-        self.metric("adjunct_info", Kind::Gauge, "Who this is.").value(&labels, 1);
-        let status = board.status();
-        let mut metric = self.metric("adjunct_status", Kind::Gauge, "1 for what the guest is.");
-        for state in ["running", "paused", "shutdown"] {
-            metric = metric.value(&[("status", state)], u8::from(state == status));
-        }
-        let start = (SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()).as_secs_f64()
-            - since.elapsed().as_secs_f64();
-        self.metric("adjunct_start_time_seconds", Kind::Gauge, "When the guest was started, in UNIX time.")
-            .value(&[], format_args!("{start:.3}"));
-        self.metric("adjunct_resets_total", Kind::Counter, "How often the machine was reset.")
-            .value(&[], board.resets());
-        self.metric("adjunct_storage_bytes", Kind::Gauge, "Guest storage.").value(&[], board.storage.size());
-        let mut metric = self.metric(
-            "adjunct_cpu_operating",
-            Kind::Gauge,
-            "1 for a CPU that is neither stopped nor checked.",
-        );
-        for cpu in board.vm.cpu_addresses() {
-            let operating = u8::from(board.vm.is_operating(cpu));
-            metric = metric.value(&[("cpu", &cpu.to_string())], operating);
-        }
-    }
-
-    fn console(&mut self, counts: &crate::console::Counts, dropped_input: u64) {
-        self.metric("adjunct_console_written_bytes_total", Kind::Counter, "Console output of the guest.")
-            .value(&[], counts.written);
-        self.metric(
-            "adjunct_console_dropped_bytes_total",
-            Kind::Counter,
-            "Console output that nobody took in time.",
-        )
-        .value(&[], counts.dropped);
-        self.metric(
-            "adjunct_console_dropped_input_bytes_total",
-            Kind::Counter,
-            "Console input that the guest had no room for.",
-        )
-        .value(&[], dropped_input);
-    }
-
-    fn management(&mut self, counters: &Counters) {
-        self.metric("adjunct_qmp_clients", Kind::Gauge, "Clients of the management sockets now.")
-            .value(&[], counters.clients);
-        for (name, help, value) in [
-            ("connections", "Connections of management clients.", counters.connections),
-            ("refused_connections", "Connections refused, as there were too many.", counters.refused),
-            ("commands", "Commands of management clients that were answered.", counters.commands),
-            ("errors", "Those of them that failed.", counters.errors),
-            ("events", "Events written for management clients.", counters.events),
-            ("dropped_events", "Events that a client did not take in time.", counters.events_dropped),
-        ] {
-            let name = format!("adjunct_qmp_{name}_total");
-            self.metric(&name, Kind::Counter, help).value(&[], value);
-        }
-    }
-
-    fn ap(&mut self, host: &ap::host::Snapshot, mdev: Option<uuid::Uuid>) {
-        let guest = mdev.and_then(|mdev| host.mdev(mdev)).map(|mdev| mdev.guest_matrix);
-        let guest: Vec<_> = guest.iter().flat_map(|matrix| matrix.apqns()).collect();
-        self.metric("adjunct_ap_queues", Kind::Gauge, "Crypto queues that the guest has.")
-            .value(&[], guest.len());
-        let states: Vec<_> = guest.iter().filter_map(|&apqn| host.queue(apqn)).collect();
-        let mut metric =
-            self.metric("adjunct_ap_queue_requests_total", Kind::Counter, "Requests that a queue accepted.");
-        for state in &states {
-            if let Some(requests) = state.requests {
-                metric = metric.value(&[("queue", &state.queue.to_string())], requests);
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        for (labels, value) in samples {
+            text += name;
+            for (n, (key, label)) in labels.iter().enumerate() {
+                let label = label.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+                let _ = write!(text, "{}{key}=\"{label}\"", if n == 0 { '{' } else { ',' });
             }
-        }
-        let mut metric =
-            self.metric("adjunct_ap_queue_pending", Kind::Gauge, "Requests and replies on a queue now.");
-        for state in &states {
-            if let Some(pending) = state.pending {
-                metric = metric.value(&[("queue", &state.queue.to_string())], pending);
-            }
+            let _ = writeln!(text, "{} {value}", if labels.is_empty() { "" } else { "}" });
         }
     }
-
-    fn process(&mut self, process: &Process) {
-        if let Some(seconds) = process.cpu() {
-            self.metric("process_cpu_seconds_total", Kind::Counter, "CPU time of adjunct and the guest.")
-                .value(&[], seconds);
-        }
-        if let Some(bytes) = process.resident() {
-            self.metric(
-                "process_resident_memory_bytes",
-                Kind::Gauge,
-                "Resident memory of adjunct and the guest.",
-            )
-            .value(&[], bytes);
-        }
-    }
-}
-
-/// A metric that gets its values.
-struct Metric<'a> {
-    page: &'a mut Page,
-    name: String,
-}
-
-impl Metric<'_> {
-    fn value(self, labels: &[(&str, &str)], value: impl fmt::Display) -> Self {
-        let text = &mut self.page.0;
-        let _ = write!(text, "{}", self.name);
-        for (n, (key, label)) in labels.iter().enumerate() {
-            let label = label.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-            let _ = write!(text, "{}{key}=\"{label}\"", if n == 0 { '{' } else { ',' });
-        }
-        let _ = writeln!(text, "{} {value}", if labels.is_empty() { "" } else { "}" });
-        self
-    }
+    text
 }
 
 #[cfg(test)]
@@ -381,8 +413,7 @@ mod tests {
     use std::net::Shutdown;
 
     fn figures(board: &Arc<Board>) -> Figures {
-        let output = Output::new(Box::new(io::sink())).unwrap();
-        Figures { board: Arc::downgrade(board), output, process: Process::open(), since: Instant::now() }
+        Figures { board: Arc::downgrade(board), process: Process::open(), since: Instant::now() }
     }
 
     /// Each line is a comment of a known kind, or a name, labels and a number.
@@ -424,9 +455,10 @@ mod tests {
 
     #[test]
     fn labels_are_escaped() {
-        let mut page = Page::default();
-        page.metric("adjunct_x", Kind::Gauge, "X.").value(&[("a", "q\"b\\s\nn")], 5);
-        assert!(page.0.ends_with("adjunct_x{a=\"q\\\"b\\\\s\\nn\"} 5\n"), "{}", page.0);
+        let samples = vec![(vec![("a", "q\"b\\s\nn".to_owned()), ("b", "c".to_owned())], Value::Count(5))];
+        let figure = Figure { name: "adjunct_x", kind: Kind::Gauge, help: "X.", samples };
+        let text = prometheus(&[figure]);
+        assert!(text.ends_with("\nadjunct_x{a=\"q\\\"b\\\\s\\nn\",b=\"c\"} 5\n"), "{text}");
     }
 
     #[test]
@@ -456,10 +488,9 @@ mod tests {
     fn at_a_socket_and_in_a_file() {
         let board = Arc::new(bench().board);
         let dir = tempfile::tempdir().unwrap();
-        let output = || Output::new(Box::new(io::sink())).unwrap();
         let (socket, file) = (dir.path().join("s"), dir.path().join("f"));
         let exporter = Exporter::new(&MetricsTarget::Socket(socket.clone())).unwrap();
-        let exporting = exporter.start(&board, output(), || {}).unwrap();
+        let exporting = exporter.start(&board, || {}).unwrap();
         for _ in 0..3 {
             let mut client = UnixStream::connect(&socket).unwrap();
             client.shutdown(Shutdown::Write).unwrap();
@@ -472,7 +503,7 @@ mod tests {
         assert!(!socket.exists());
 
         let exporter = Exporter::new(&MetricsTarget::File(file.clone())).unwrap();
-        let exporting = exporter.start(&board, output(), || {}).unwrap();
+        let exporting = exporter.start(&board, || {}).unwrap();
         let deadline = Instant::now() + Duration::from_secs(60);
         while !file.exists() {
             assert!(Instant::now() < deadline, "no file");

@@ -73,7 +73,10 @@ fn run_to_end(
         (Some(_), true) => Input::Typed,
     };
     let exporting =
-        metrics.map(|metrics| metrics.start(board, output, || enter_thread(Kind::Metrics))).transpose()?;
+        metrics.map(|metrics| metrics.start(board, || enter_thread(Kind::Metrics))).transpose()?;
+    if let Some(viewers) = &viewers {
+        output.count_also(viewers.lost());
+    }
     let (done, all_done) = channel();
     let (start, all_started) = channel::<()>();
     let mut threads = Vec::new();

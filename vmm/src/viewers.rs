@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -46,6 +47,8 @@ const FIRST_VIEWER: u32 = 16;
 pub struct Feed {
     state: Mutex<Fed>,
     wake: EventFd,
+    /// Bytes lost ever: those that no viewer could be shown once, those that one viewer was not shown for each of them.
+    lost: Arc<AtomicU64>,
 }
 
 #[derive(Debug, Default)]
@@ -56,13 +59,15 @@ struct Fed {
 
 impl Feed {
     fn new() -> io::Result<Arc<Self>> {
-        Ok(Arc::new(Self { state: Mutex::default(), wake: EventFd::new(EFD_NONBLOCK)? }))
+        let (state, wake, lost) = (Mutex::default(), EventFd::new(EFD_NONBLOCK)?, Arc::default());
+        Ok(Arc::new(Self { state, wake, lost }))
     }
 
     fn state(&self) -> MutexGuard<'_, Fed> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What was written, and how many bytes behind it were dropped.
     fn take(&self) -> (Vec<u8>, u64) {
         let mut state = self.state();
         (state.new.drain(..).collect(), std::mem::take(&mut state.dropped))
@@ -79,7 +84,9 @@ impl Write for FeedWriter {
             let mut state = self.0.state();
             let fits = bytes.len().min(BACKLOG.saturating_sub(state.new.len()));
             state.new.extend(&bytes[..fits]);
-            state.dropped += (bytes.len() - fits) as u64;
+            let dropped = (bytes.len() - fits) as u64;
+            state.dropped += dropped;
+            self.0.lost.fetch_add(dropped, Ordering::Relaxed);
         }
         // Refused only when the counter is near 2^64; then it is readable.
         let _ = self.0.wake.write(1);
@@ -136,6 +143,11 @@ impl Viewers {
         Ok((Self { feed: Feed::new()?, from: From::Terminal(master.into(), slave) }, path))
     }
 
+    /// Counts the bytes that viewers did not take in time.
+    pub(crate) fn lost(&self) -> Arc<AtomicU64> {
+        self.feed.lost.clone()
+    }
+
     /// Where the console's output goes.
     pub fn writer(&self) -> FeedWriter {
         FeedWriter(self.feed.clone())
@@ -154,24 +166,32 @@ struct Viewer {
 }
 
 impl Viewer {
-    fn show(&mut self, bytes: &[u8], dropped_before: u64) {
-        self.dropped += dropped_before;
-        if self.dropped > 0 {
-            // Half of the room must be free before it goes on, lest every other byte be a notice.
-            if self.backlog.len() > BACKLOG / 2 {
-                self.dropped += bytes.len() as u64;
-                return;
-            }
+    /// Takes output, behind which `missing` bytes are lost already; how much of it is lost here.
+    fn show(&mut self, bytes: &[u8], missing: u64) -> u64 {
+        self.announce();
+        let room = if self.dropped > 0 { 0 } else { BACKLOG.saturating_sub(self.backlog.len()) };
+        let fits = bytes.len().min(room);
+        self.backlog.extend(&bytes[..fits]);
+        let lost = (bytes.len() - fits) as u64;
+        self.dropped += lost + missing;
+        lost
+    }
+
+    /// Says what is missing, where it is. Half of the room must be free before it goes on, lest every other byte be a notice.
+    fn announce(&mut self) {
+        if self.dropped > 0 && self.backlog.len() <= BACKLOG / 2 {
             self.backlog.extend(notice(std::mem::take(&mut self.dropped)));
         }
-        let fits = bytes.len().min(BACKLOG.saturating_sub(self.backlog.len()));
-        self.backlog.extend(&bytes[..fits]);
-        self.dropped += (bytes.len() - fits) as u64;
     }
 
     /// Writes what it takes now.
     fn write(&mut self) {
-        while !self.gone && !self.backlog.is_empty() {
+        loop {
+            // The guest may be silent from here on.
+            self.announce();
+            if self.gone || self.backlog.is_empty() {
+                return;
+            }
             match self.file.write(self.backlog.as_slices().0) {
                 Ok(0) => self.gone = true,
                 Ok(count) => drop(self.backlog.drain(..count)),
@@ -246,7 +266,8 @@ impl<'a> Service<'a> {
         self.old.drain(..first.min(self.old.len()));
         self.old.extend(&bytes[bytes.len().saturating_sub(OLD)..]);
         for viewer in self.viewers.values_mut() {
-            viewer.show(&bytes, dropped);
+            let lost = viewer.show(&bytes, dropped);
+            self.feed.lost.fetch_add(lost, Ordering::Relaxed);
             viewer.write();
         }
     }
@@ -420,13 +441,24 @@ mod tests {
         bytes
     }
 
+    /// What a viewer has seen ends with the one notice of what it has not, which is what was counted; though the guest is silent.
+    #[track_caller]
+    fn check_announced(seen: &[u8], lost: &AtomicU64) -> u64 {
+        let lost = lost.load(Ordering::Relaxed);
+        let text = String::from_utf8_lossy(seen);
+        assert!(lost > 1 << 20, "{lost} bytes were dropped");
+        assert!(seen.ends_with(&notice(lost)), "{lost} bytes: {:?}", &text[text.len().saturating_sub(80)..]);
+        assert_eq!(text.matches("adjunct").count(), 1);
+        lost
+    }
+
     #[test]
     fn several_watch_and_a_latecomer_sees_what_was() {
         let bench = bench();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("c");
         let viewers = Viewers::at(Listener::bind("--console", &path).unwrap()).unwrap();
-        let mut guest = viewers.writer();
+        let (mut guest, lost) = (viewers.writer(), viewers.lost());
         let service = Rc::new(RefCell::new(Service::new(viewers, &bench.board).unwrap()));
         let mut manager = EventManager::<Box<dyn MutEventSubscriber>>::new().unwrap();
         manager.add_subscriber(Box::new(service.clone()));
@@ -446,6 +478,7 @@ mod tests {
             guest.write_all(&line).unwrap();
             settle(&mut manager);
             assert_eq!(read_some(&mut early).len(), line.len());
+            assert_eq!(read_some(&mut late).len(), line.len());
         }
         let mut lazy = lazy;
         let mut seen = Vec::new();
@@ -457,13 +490,11 @@ mod tests {
             seen.extend(more);
             settle(&mut manager);
         }
+        let lost = check_announced(&seen, &lost);
+        assert_eq!(seen.len() as u64 - notice(lost).len() as u64 + lost, 5 + 400 * line.len() as u64);
         guest.write_all(b"end").unwrap();
         settle(&mut manager);
-        seen.extend(read_some(&mut lazy));
-        let text = String::from_utf8_lossy(&seen);
-        let tail = &text[text.len() - 80..];
-        assert!(tail.ends_with(" bytes of console output dropped]\r\nend"), "{tail:?}");
-        assert!(seen.len() < 5 + 400 * line.len(), "{}", seen.len());
+        assert_eq!(read_some(&mut lazy), b"end");
 
         // Nobody is too many.
         let others: Vec<_> = (0..MOST + 5).map(|_| UnixStream::connect(&path).unwrap()).collect();
@@ -478,7 +509,7 @@ mod tests {
     fn a_terminal_stays_when_its_reader_goes() {
         let bench = bench();
         let (viewers, path) = Viewers::terminal().unwrap();
-        let mut guest = viewers.writer();
+        let (mut guest, lost) = (viewers.writer(), viewers.lost());
         let service = Rc::new(RefCell::new(Service::new(viewers, &bench.board).unwrap()));
         let mut manager = EventManager::<Box<dyn MutEventSubscriber>>::new().unwrap();
         manager.add_subscriber(Box::new(service.clone()));
@@ -491,5 +522,18 @@ mod tests {
             assert_eq!(std::str::from_utf8(&bytes[..count]).unwrap(), text);
         }
         assert_eq!(service.borrow().viewers.len(), 1);
+        // Nobody reads for a while.
+        for _ in 0..300 {
+            guest.write_all(&[b'x'; 8000]).unwrap();
+            settle(&mut manager);
+        }
+        let reader = File::options().read(true).write(true).open(&path).unwrap();
+        rustix::io::ioctl_fionbio(&reader, true).unwrap();
+        let (mut seen, mut bytes) = (Vec::new(), [0; 1 << 16]);
+        while let Ok(count @ 1..) = (&reader).read(&mut bytes) {
+            seen.extend(&bytes[..count]);
+            settle(&mut manager);
+        }
+        check_announced(&seen, &lost);
     }
 }

@@ -1,5 +1,6 @@
 //! The management socket of a running guest: what clients see, what hostile ones can do, and `adjunct ctl`.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, IoSlice, Read, Write};
 use std::mem::MaybeUninit;
@@ -178,6 +179,27 @@ impl Client {
     fn returns(&mut self, command: &str) -> Value {
         let (reply, _) = self.execute(command);
         reply.get("return").unwrap_or_else(|| panic!("{reply}")).clone()
+    }
+
+    /// The figures, by the names that Prometheus has for them.
+    #[track_caller]
+    fn figures(&mut self) -> BTreeMap<String, Value> {
+        let (mut all, mut from) = (BTreeMap::new(), json!(0));
+        while !from.is_null() {
+            let query = json!({"execute": "x-query-metrics", "arguments": {"from": from}});
+            let answer = self.returns(&query.to_string());
+            for figure in answer["figures"].as_array().unwrap() {
+                let labels = figure.get("labels").map_or(String::new(), |labels| {
+                    let label = |(key, label): (&String, &Value)| format!("{key}={label}");
+                    let labels: Vec<String> = labels.as_object().unwrap().iter().map(label).collect();
+                    format!("{{{}}}", labels.join(","))
+                });
+                let name = figure["name"].as_str().unwrap().to_owned() + &labels;
+                assert_eq!(all.insert(name, figure["value"].clone()), None, "{figure}");
+            }
+            from = answer["next"].clone();
+        }
+        all
     }
 
     /// The events until one of this name.
@@ -413,6 +435,24 @@ fn changes_are_the_guests_own() {
     assert_eq!(client.returns(r#"{"execute":"x-query-ap"}"#).get("device"), None);
 }
 
+/// The management socket has the figures that Prometheus gets, and no others.
+#[test]
+fn one_set_of_figures() {
+    let guest = Guest::start(&["--metrics", "unix:m", "--ap-mdev", MDEV]);
+    let mut figures = UnixStream::connect(guest.directory.path().join("m")).unwrap();
+    figures.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut text = String::new();
+    figures.read_to_string(&mut text).unwrap();
+    let samples = text.lines().filter(|line| !line.starts_with('#'));
+    let theirs: BTreeMap<&str, &str> = samples.map(|line| line.rsplit_once(' ').unwrap()).collect();
+    let ours = guest.client().figures();
+    assert_eq!(ours.keys().collect::<Vec<_>>(), theirs.keys().collect::<Vec<_>>());
+    for name in ["adjunct_storage_bytes", "adjunct_console_dropped_bytes_total", "adjunct_ap_queues"] {
+        assert_eq!(ours[name].to_string(), theirs[name], "{name}");
+    }
+    assert_eq!(ours["adjunct_ap_queue_requests_total{queue=\"06.00ab\"}"], 0);
+}
+
 /// A host as large as a mainframe's: a guest that has 16 adapters by 85 domains, and 69 devices beside its own with every control
 /// domain.
 #[test]
@@ -450,6 +490,10 @@ fn a_large_host() {
     let in_guest = |queue: &&Value| queue["in-guest"] == true && queue["why"].as_str().is_some();
     assert_eq!((queues.len(), queues.iter().filter(in_guest).count(), mdevs.len()), (16 * 85, 16 * 85, 70));
     assert!(mdevs.iter().all(|mdev| mdev["matrix"]["control-domains"].as_array().unwrap().len() == 256));
+
+    let figures = client.figures();
+    assert_eq!(figures["adjunct_ap_queues"], 16 * 85);
+    assert_eq!(figures.keys().filter(|name| name.starts_with("adjunct_ap_queue_pending{")).count(), 16 * 85);
 
     let socket = guest.socket();
     let run = |words: &[&str]| {
@@ -622,10 +666,7 @@ fn ap_of_a_guest() {
     });
     // Until it watches.
     let mut client = guest.client();
-    until(|| {
-        let clients = client.returns("{\"execute\":\"x-query-metrics\"}")["qmp"]["clients"].as_u64();
-        clients == Some(2)
-    });
+    until(|| client.figures()["adjunct_qmp_clients"] == 2);
     let first = loop {
         ap(&["assign", MDEV, "--control-domain", "5"]);
         ap(&["unassign", MDEV, "--control-domain", "5"]);
@@ -766,8 +807,7 @@ fn a_thousand_connections() {
             }
         }
     }
-    let metrics = guest.client().returns("{\"execute\":\"x-query-metrics\"}");
-    assert!(metrics["qmp"]["connections"].as_u64().unwrap() >= 1001, "{metrics}");
+    assert!(guest.client().figures()["adjunct_qmp_connections_total"].as_u64().unwrap() >= 1001);
     until(|| guest.descriptors() == before);
 }
 
@@ -820,8 +860,7 @@ fn a_client_that_does_not_read() {
         client.returns("{\"execute\":\"stop\"}");
         client.returns("{\"execute\":\"cont\"}");
     }
-    let metrics = client.returns("{\"execute\":\"x-query-metrics\"}");
-    assert!(metrics["qmp"]["events-dropped"].as_u64().unwrap() > 0, "{metrics}");
+    assert!(client.figures()["adjunct_qmp_dropped_events_total"].as_u64().unwrap() > 0);
     client.returns("{\"execute\":\"quit\"}");
     assert_eq!(guest.ended().0, Some(4), "it does not keep the run from ending");
 }

@@ -9,6 +9,7 @@ use super::commands::{Metrics, Shared, Threads, post_ap_events, watch_ap};
 use super::descriptors::Sets;
 use super::session::Session;
 use crate::board::Board;
+use crate::metrics::Process;
 
 /// One client of a board that nobody else serves.
 pub struct Conversation<'a> {
@@ -24,7 +25,14 @@ impl<'a> Conversation<'a> {
         let (sets, metrics, since) = (Sets::default(), Metrics::default(), Instant::now());
         Self {
             board,
-            shared: Shared { about, sets, metrics, since, threads: Threads::default() },
+            shared: Shared {
+                about,
+                sets,
+                metrics,
+                since,
+                threads: Threads::default(),
+                process: Process::open(),
+            },
             session: Session::new(),
             ap: watch_ap(board, Box::new(|| {})),
         }

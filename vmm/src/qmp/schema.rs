@@ -14,6 +14,8 @@ pub enum Type {
     Str,
     /// A signed 64-bit integer.
     Int,
+    /// A number, integer or not.
+    Number,
     /// A boolean.
     Bool,
     /// Anything.
@@ -71,6 +73,7 @@ impl Type {
         match self {
             Self::Str | Self::Enum(..) => "string",
             Self::Int => "int",
+            Self::Number => "number",
             Self::Bool => "boolean",
             Self::Any => "value",
             Self::Array(_) => "array",
@@ -82,6 +85,7 @@ impl Type {
     pub fn check(self, value: &Value, at: &str) -> Result<(), Error> {
         let fits = match (self, value) {
             (Self::Any, _) | (Self::Str, Value::String(_)) | (Self::Bool, Value::Bool(_)) => true,
+            (Self::Number, Value::Number(_)) => true,
             (Self::Int, Value::Number(number)) => number.is_i64() || number.is_u64(),
             (Self::Enum(_, values), Value::String(text)) => {
                 if !values.contains(&text.as_str()) {
@@ -170,6 +174,7 @@ impl Schema {
             Type::Object(object) => return self.add_object(object),
             Type::Str => ("str".into(), builtin("string")),
             Type::Int => ("int".into(), builtin("int")),
+            Type::Number => ("number".into(), builtin("number")),
             Type::Bool => ("bool".into(), builtin("boolean")),
             Type::Any => ("any".into(), builtin("value")),
             Type::Array(of) => {

@@ -19,6 +19,7 @@ use super::{About, SocketAddress};
 use crate::board::Board;
 use crate::events::Event;
 use crate::listener::{ListenError, Listener, Rest};
+use crate::metrics::Process;
 
 /// Most clients at once, on all sockets together.
 pub const MOST_CLIENTS: usize = 128;
@@ -37,6 +38,7 @@ const FIRST_CLIENT: u32 = 1 << 16;
 pub struct Server {
     listeners: Vec<Listener>,
     about: About,
+    process: Process,
 }
 
 impl Server {
@@ -47,7 +49,7 @@ impl Server {
             .iter()
             .map(|address| Listener::bind("--qmp", &address.path))
             .collect::<Result<_, _>>()?;
-        Ok(Self { listeners, about })
+        Ok(Self { listeners, about, process: Process::open() })
     }
 }
 
@@ -147,6 +149,7 @@ impl<'a> Service<'a> {
                 metrics: Metrics::default(),
                 since: Instant::now(),
                 threads: Threads::default(),
+                process: server.process,
             },
             ap: {
                 let machine = board.control.clone();

@@ -33,6 +33,7 @@ impl Talk {
             metrics: Metrics::default(),
             since: std::time::Instant::now(),
             threads: Threads::default(),
+            process: Default::default(),
         };
         let bench = bench();
         bench.vm.operating.store(1, std::sync::atomic::Ordering::SeqCst);
@@ -474,7 +475,7 @@ fn answers_are_of_their_types() {
 fn sample(member: &super::schema::Member) -> (String, Value) {
     let value = match member.of {
         Type::Str => "/".into(),
-        Type::Int => 1.into(),
+        Type::Int | Type::Number => 1.into(),
         Type::Array(_) => json!([]),
         Type::Any => json!(0),
         Type::Enum(_, values) => values[0].into(),

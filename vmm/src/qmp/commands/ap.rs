@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::device::{chain, control};
-use super::{Answer, Context, DONE, in_thread};
+use super::{Answer, Context, DONE, FROM, PAGE, from, in_thread};
 use crate::ap_control::Plugged;
 use crate::board::Board;
 use crate::events::Event;
@@ -75,7 +75,6 @@ static BIND: Object = object(
 static QUEUE: Object = object("x-ap-queue-arg", &[needs("queue", Type::Str)]);
 static CONFIGURE: Object = object("x-ap-configure-arg", &[needs("changes", Type::Any)]);
 static PLAN: Object = object("x-ap-plan-arg", &[needs("operation", Type::Any)]);
-static FROM: Object = object("x-query-ap-host-arg", &[may("from", Type::Int)]);
 static HOST_PAGE: Object = object("x-ApHostPage", &[needs("host", Type::Any), may("next", Type::Int)]);
 static QUERY: Object = object("x-query-ap-arg", &[may("all", Type::Bool), may("from", Type::Int)]);
 
@@ -130,12 +129,6 @@ static AP_QUEUE: Object = object(
         may("answer-time", Type::Int),
     ],
 );
-
-/// Where an answer that comes in parts goes on.
-fn from(arguments: &Arguments<'_>) -> Result<usize, Error> {
-    let from = arguments.int("from").unwrap_or(0);
-    usize::try_from(from).map_err(|_| Error::generic("from: give the 'next' of an answer"))
-}
 
 fn query_ap(context: &mut Context<'_>, arguments: &Arguments<'_>) -> Result<Answer, Error> {
     let from = from(arguments)?;
@@ -225,8 +218,6 @@ fn describe_matrix(matrix: &Matrix) -> Value {
     })
 }
 
-/// Bytes of JSON from which on a page has enough; a single entry of a list is far shorter than the rest of a line.
-const PAGE: usize = 32 << 10;
 /// Most characters of an error of `x-query-ap`.
 const LONGEST_PROBLEM: usize = 1000;
 

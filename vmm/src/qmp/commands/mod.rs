@@ -20,9 +20,10 @@ use super::descriptors::Sets;
 use super::error::Error;
 use super::schema::{NOTHING, Object, Type, may, needs, object};
 use super::session::Client;
-use super::table::{EventRow, Row};
+use super::table::{Arguments, EventRow, Row};
 use crate::board::Board;
 use crate::crash::Reason;
+use crate::metrics::Process;
 
 pub(super) use ap::{post_events as post_ap_events, watch as watch_ap};
 pub(super) use life::{monitor_cont, monitor_stop};
@@ -52,6 +53,8 @@ pub struct Shared {
     pub since: Instant,
     /// Threads at commands that take time.
     pub threads: Threads,
+    /// What the host tells of this process.
+    pub(crate) process: Process,
 }
 
 /// The threads at commands that take time, each of which holds one of these. They outlive their clients: nothing takes an
@@ -145,6 +148,19 @@ fn in_thread(
             Error::generic(format_args!("start a thread for the command: {e}; give it again later"))
         })?;
     Ok(Answer::Wait(Box::new(move |_| told.try_recv().ok())))
+}
+
+/// Bytes of JSON from which on one of several answers has enough; a single entry of a list is far shorter than the rest of a
+/// line.
+const PAGE: usize = 32 << 10;
+
+/// Arguments of a command that answers in parts, and nothing else.
+static FROM: Object = object("x-page-arg", &[may("from", Type::Int)]);
+
+/// Where an answer that comes in parts goes on.
+fn from(arguments: &Arguments<'_>) -> Result<usize, Error> {
+    let from = arguments.int("from").unwrap_or(0);
+    usize::try_from(from).map_err(|_| Error::generic("from: give the 'next' of an answer"))
 }
 
 /// The answer of commands that have none.

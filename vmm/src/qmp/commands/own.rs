@@ -1,10 +1,11 @@
 //! Commands that QEMU does not have.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{Answer, Context, DONE, EVENTS, done};
+use super::{Answer, Context, DONE, EVENTS, FROM, PAGE, Shared, done, from, in_thread};
+use crate::metrics::{self, Figure};
 use crate::qmp::error::Error;
-use crate::qmp::schema::{NOTHING, Object, Type, needs, object};
+use crate::qmp::schema::{Object, Type, may, needs, object};
 use crate::qmp::table::{self, Arguments, Row};
 
 pub static ROWS: &[Row] = &[
@@ -12,9 +13,9 @@ pub static ROWS: &[Row] = &[
     Row { name: "x-unsubscribe", arguments: &UNSUBSCRIBE, returns: DONE, oob: false, run: unsubscribe },
     Row {
         name: "x-query-metrics",
-        arguments: &NOTHING,
+        arguments: &FROM,
         returns: Type::Object(&METRICS),
-        oob: true,
+        oob: false,
         run: query_metrics,
     },
 ];
@@ -53,43 +54,48 @@ fn unsubscribe(context: &mut Context<'_>, arguments: &Arguments<'_>) -> Result<A
     Ok(done())
 }
 
-static METRICS: Object = object(
-    "x-Metrics",
-    &[
-        needs("uptime-ms", Type::Int),
-        needs("resets", Type::Int),
-        needs("console-input-dropped", Type::Int),
-        needs("qmp", Type::Object(&QMP_METRICS)),
-    ],
-);
-static QMP_METRICS: Object = object(
-    "x-QmpMetrics",
-    &[
-        needs("clients", Type::Int),
-        needs("connections", Type::Int),
-        needs("refused", Type::Int),
-        needs("commands", Type::Int),
-        needs("errors", Type::Int),
-        needs("events", Type::Int),
-        needs("events-dropped", Type::Int),
-    ],
-);
+static METRICS: Object =
+    object("x-Metrics", &[needs("figures", Type::Array(&Type::Object(&FIGURE))), may("next", Type::Int)]);
+static FIGURE: Object =
+    object("x-Figure", &[needs("name", Type::Str), may("labels", Type::Any), needs("value", Type::Number)]);
 
-fn query_metrics(context: &mut Context<'_>, _: &Arguments<'_>) -> Result<Answer, Error> {
-    let metrics = context.shared.metrics;
-    let uptime = u64::try_from(context.shared.since.elapsed().as_millis()).unwrap_or(u64::MAX);
-    Ok(Answer::Now(json!({
-        "uptime-ms": uptime,
-        "resets": context.board.resets(),
-        "console-input-dropped": context.board.devices().dropped_input(),
-        "qmp": {
-            "clients": metrics.clients,
-            "connections": metrics.connections,
-            "refused": metrics.refused,
-            "commands": metrics.commands,
-            "errors": metrics.errors,
-            "events": metrics.events,
-            "events-dropped": metrics.events_dropped,
-        },
-    })))
+/// The figures of `--metrics`, by the same names.
+fn query_metrics(context: &mut Context<'_>, arguments: &Arguments<'_>) -> Result<Answer, Error> {
+    let from = from(arguments)?;
+    let Shared { metrics, process, since, .. } = &*context.shared;
+    let mut figures = metrics::of_machine(context.board, metrics, process, *since);
+    let Some(control) = context.board.devices().ap() else {
+        return Ok(Answer::Now(page(&figures, from)));
+    };
+    in_thread(context, move || {
+        figures.extend(metrics::of_ap(&*control));
+        Ok(page(&figures, from))
+    })
+}
+
+/// As many as fit in an answer.
+fn page(figures: &[Figure], from: usize) -> Value {
+    let samples = figures.iter().flat_map(|figure| figure.samples.iter().map(|sample| (figure.name, sample)));
+    let mut samples = samples.skip(from).peekable();
+    let (mut told, mut bytes) = (Vec::new(), 0);
+    while bytes < PAGE
+        && let Some((name, (labels, value))) = samples.next()
+    {
+        let value = match *value {
+            metrics::Value::Count(count) => count.into(),
+            metrics::Value::Seconds(seconds) => json!(seconds),
+        };
+        let mut sample = json!({"name": name, "value": value});
+        if !labels.is_empty() {
+            let labels = labels.iter().map(|(key, label)| ((*key).to_owned(), label.as_str().into()));
+            sample["labels"] = Value::Object(labels.collect());
+        }
+        bytes += sample.to_string().len();
+        told.push(sample);
+    }
+    let mut answer = json!({"figures": told});
+    if samples.peek().is_some() {
+        answer["next"] = (from + answer["figures"].as_array().map_or(0, Vec::len)).into();
+    }
+    answer
 }

@@ -49,7 +49,7 @@ static SCHEMA_INFO: Object = Object {
     )),
 };
 const META_TYPES: &[&str] = &["builtin", "enum", "array", "object", "command", "event"];
-const JSON_TYPES: &[&str] = &["string", "int", "boolean", "value"];
+const JSON_TYPES: &[&str] = &["string", "number", "int", "boolean", "value"];
 static SCHEMA_BUILTIN: Object =
     object("SchemaInfoBuiltin", &[needs("json-type", Type::Enum("JSONType", JSON_TYPES))]);
 static SCHEMA_ENUM: Object = object(
