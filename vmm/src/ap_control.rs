@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use ap::host::{HostError, Operation, Snapshot, Wake, Watch};
+use ap::passthrough::{Given, MdevName};
 use uuid::Uuid;
 
 use crate::control::Control;
@@ -31,11 +32,16 @@ pub trait ApControl: Send + Sync {
     /// Those of the operation.
     fn execute(&self, operation: &Operation) -> Result<(), HostError>;
 
-    /// Gives the guest a mediated device, and tells it.
+    /// Gives the guest a mediated device, which `device_del` is to call `id`, and tells it.
     ///
     /// # Errors
     /// [`HostError::SecondMdev`], and what keeps the host from giving it.
-    fn plug(&self, device: &Plugged) -> Result<(), HostError>;
+    fn plug(&self, device: Given, id: Option<String>) -> Result<(), HostError>;
+
+    /// Whether the open file of a device can stand for it: simulated ones have none.
+    fn takes_files(&self) -> bool {
+        false
+    }
 
     /// Takes the guest's mediated device, tells the guest, and resets the queues.
     ///
@@ -62,4 +68,21 @@ pub trait ApControl: Send + Sync {
 
     /// What happens on the host from now on; `wake` is called when there is something.
     fn subscribe(&self, wake: Wake) -> Watch;
+}
+
+/// The device of a simulated host that an operator gives.
+///
+/// # Errors
+/// It is given by a file, which simulated devices do not have.
+pub fn simulated(device: &Given) -> Result<Uuid, HostError> {
+    let what = match device {
+        Given::Name(MdevName::Uuid(mdev)) => return Ok(*mdev),
+        Given::Name(name) => format!("sysfsdev: {name}"),
+        Given::File(_) => "fd".to_owned(),
+    };
+    let message = format!(
+        "{what}: the AP host is simulated, and its mdevs have no files that could be open or named; give sysfsdev with the UUID \
+         of one of them (x-query-ap lists them)"
+    );
+    Err(HostError::Remote { errno: "ENODEV".into(), message })
 }

@@ -368,6 +368,13 @@ fn hot_plug() {
         r#"{"execute":"device_add","arguments":{"driver":"e1000"}}"#,
         r#"{"execute":"device_add","arguments":{"driver":"vfio-ap"}}"#,
         r#"{"execute":"device_add","arguments":{"driver":"vfio-ap","fd":"x"}}"#,
+        r#"{"execute":"device_add","arguments":{"driver":"vfio-ap","sysfsdev":"/dev/vfio/5"}}"#,
+        r#"{"execute":"x-ap-create-mdev","arguments":{"mdev":"zz"}}"#,
+        r#"{"execute":"x-ap-configure","arguments":{"changes":5}}"#,
+        r#"{"execute":"x-ap-configure","arguments":{"changes":[{"change":"remove-domain"}]}}"#,
+        r#"{"execute":"x-ap-import-mdev","arguments":{"mdev":"00000000-0000-0000-0000-000000000001","definition":5}}"#,
+        r#"{"execute":"x-ap-plan","arguments":{"operation":{"operation":"unbind","queue":5}}}"#,
+        r#"{"execute":"x-ap-driver-override","arguments":{"queue":"5","driver":""}}"#,
     ]);
     insta::assert_snapshot!(text);
     // The device of the start has a name too.
@@ -513,6 +520,32 @@ fn a_large_host() {
     .unwrap();
     assert_eq!(list["queues"].as_array().unwrap().len(), 16 * 85);
     assert_eq!(list["mdevs"].as_array().unwrap().len(), 70);
+}
+
+/// Of several who plug at once one is first, and the others are told what to give.
+#[test]
+fn who_plugs_second() {
+    let guest = Guest::start(&["--ap"]);
+    let mut clients: Vec<_> = (0..4).map(|_| guest.client()).collect();
+    for round in 0..5 {
+        for (n, client) in clients.iter_mut().enumerate() {
+            let arguments = json!({"driver": "vfio-ap", "id": format!("c{n}"), "sysfsdev": MDEV});
+            client.send(&json!({"execute": "device_add", "arguments": arguments, "id": round}).to_string());
+        }
+        let answers: Vec<_> = clients.iter_mut().map(Client::line).collect();
+        let first = answers.iter().position(|answer| answer.get("return").is_some()).unwrap();
+        let said = format!("this one has 'c{first}'; give device_del of 'c{first}' first");
+        for (n, answer) in answers.iter().enumerate().filter(|(n, _)| *n != first) {
+            assert!(answer["error"]["desc"].as_str().unwrap().ends_with(&said), "{n}: {answer}");
+        }
+        let delete = json!({"execute": "device_del", "arguments": {"id": format!("c{first}")}});
+        clients[first].execute(&delete.to_string());
+        clients
+            .iter_mut()
+            .enumerate()
+            .filter(|(n, _)| *n != first)
+            .for_each(|(_, client)| drop(client.until("DEVICE_DELETED")));
+    }
 }
 
 /// Sends requests of 8 bytes to 05.0004 and takes the replies, for ever.
@@ -986,7 +1019,7 @@ fn ctl() {
     assert_eq!(
         text,
         "VM status: running\nSTOP\nrunning: false\nstatus: paused\nRESUME\nno command 'fly'; 'help' lists them\n\
-         error: fdname: missing\nerror: '5' is not key=value, nor is it JSON\n"
+         error: fdname: missing; give a string\nerror: '5' is not key=value, nor is it JSON\n"
     );
     check(&["quit"], 0, "", "");
     let socket = guest.socket();

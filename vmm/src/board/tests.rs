@@ -1,13 +1,16 @@
 use super::*;
 use crate::config::Options;
 use crate::console::Output;
-use crate::devices::{Connections, CryptoSource};
+use crate::devices::{Connections, CryptoSource, VfioAccess};
 use crate::scripted::{Call, ScriptedCpu, ScriptedVm};
 use ap::host::Attribute;
 use ap::passthrough::Places;
+use ap::passthrough::kernel::{self, Vfio, VfioFiles};
 use crycb::Apqn;
 use machine::{HostClock, Operand};
-use std::io::Write;
+use std::io::{self, Write};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
 use uuid::Uuid;
 use zarch::{FacilityList, ProgramCode, RealAddress};
 
@@ -53,6 +56,54 @@ pub(crate) struct Bench {
 }
 
 fn bench_with(watchdog_action: WatchdogAction, ap_mdev: Option<&str>) -> Bench {
+    build(watchdog_action, ap_mdev, None)
+}
+
+/// A guest of the host's own cards, without a device, on a host with these places.
+pub(crate) fn bench_with_real_cards(places: Places) -> Bench {
+    build(WatchdogAction::Reset, None, Some(places))
+}
+
+/// VFIO of a host where nothing can be opened.
+struct NoVfio;
+
+impl Vfio for NoVfio {
+    fn container(&self) -> io::Result<Box<dyn kernel::Container>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn group(&self, _: u32) -> io::Result<Box<dyn kernel::Group>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn group_of(&self, _: OwnedFd) -> Box<dyn kernel::Group> {
+        unreachable!("there is no container for it")
+    }
+
+    fn address_space(&self) -> io::Result<Box<dyn kernel::AddressSpace>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn character_device(&self, _: &Path) -> io::Result<Box<dyn kernel::Device>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn character_device_of(&self, _: OwnedFd) -> Box<dyn kernel::Device> {
+        unreachable!("there is no address space for it")
+    }
+}
+
+impl VfioFiles for NoVfio {
+    fn add(&self, _: BorrowedFd<'_>) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn remove(&self, _: BorrowedFd<'_>) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+fn build(watchdog_action: WatchdogAction, ap_mdev: Option<&str>, real: Option<Places>) -> Bench {
     let mut kernel = tempfile::NamedTempFile::new().unwrap();
     kernel.write_all(&KERNEL).unwrap();
     let (path, ap_mdev) = (kernel.path().into(), ap_mdev.map(Into::into));
@@ -66,10 +117,13 @@ fn bench_with(watchdog_action: WatchdogAction, ap_mdev: Option<&str>) -> Bench {
         clock: clock.clone(),
         facilities: FacilityList::from_bits(&[12, 15, 65]),
         output: Output::new(Box::new(std::io::sink())).unwrap(),
-        vfio: None,
+        vfio: real.is_some().then(|| VfioAccess { vfio: Arc::new(NoVfio), files: Arc::new(NoVfio) }),
     };
-    let devices =
-        Devices::new(&config, CryptoSource::of(&config, false, Places::default()).unwrap(), to).unwrap();
+    let source = match real {
+        Some(places) => CryptoSource::Real(places, None),
+        None => CryptoSource::of(&config, false, Places::default()).unwrap(),
+    };
+    let devices = Devices::new(&config, source, to).unwrap();
     let board = Board::new(Parts {
         storage: storage.clone(),
         vm: vm.clone(),

@@ -9,7 +9,7 @@ use ap::card::{OpensslRandom, Random, SeededRandom};
 use ap::host::remote::VmClient;
 use ap::host::{ApHost, Description, Guest, HostError, Lpar, MatrixChange, Operation, Snapshot, Wake, Watch};
 use ap::lock::{Rank, RankedGuard, RankedMutex};
-use ap::passthrough::MdevName;
+use ap::passthrough::{Given, MdevName};
 use ap::{ApMachine, GuestAp, GuestCrycb, Hardware, Notifier};
 use crycb::{Crycb, CrycbFormat, Matrix, QciFlags};
 use css::Css;
@@ -18,7 +18,7 @@ use uuid::Uuid;
 use zarch::FacilityList;
 
 use super::remote_host::RemoteHost;
-use crate::ap_control::{ApControl, Plugged};
+use crate::ap_control::{ApControl, Plugged, simulated};
 use crate::config::{BadArgument, Config, HostSource};
 use crate::control::Control;
 use crate::events::Event;
@@ -279,9 +279,10 @@ impl ApControl for Plug {
         self.host.execute(operation)
     }
 
-    fn plug(&self, device: &Plugged) -> Result<(), HostError> {
+    fn plug(&self, device: Given, id: Option<String>) -> Result<(), HostError> {
+        let device = Plugged { id, mdev: simulated(&device)? };
         let _changing = self.changing.lock();
-        self.attach(device)?;
+        self.attach(&device)?;
         self.guest.config_changed();
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use ap::host::{HostError, MatrixChange, Operation, Snapshot, Wake, Watch};
 use ap::passthrough::kernel::{Vfio, VfioFiles};
-use ap::passthrough::{Guest, MdevName, Passthrough, Places, Plugged as Open};
+use ap::passthrough::{Given, Guest, MdevName, Passthrough, Places, Plugged as Open};
 use crycb::Matrix;
 use css::Css;
 use machine::{Storage, Vm};
@@ -64,9 +64,13 @@ impl ApControl for RealCards {
         self.passthrough.execute(operation)
     }
 
-    fn plug(&self, device: &Plugged) -> Result<(), HostError> {
-        self.passthrough.plug(MdevName::Uuid(device.mdev), device.id.clone(), false)?;
+    fn plug(&self, device: Given, id: Option<String>) -> Result<(), HostError> {
+        self.passthrough.plug(device, id, false)?;
         Ok(())
+    }
+
+    fn takes_files(&self) -> bool {
+        true
     }
 
     fn unplug(&self, device: &Plugged) -> Result<(), HostError> {

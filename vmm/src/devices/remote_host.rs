@@ -16,11 +16,12 @@ use ap::host::remote::{
 };
 use ap::host::{Guest, HostError, Machine, Operation, Snapshot, Wake, Watch, watch};
 use ap::lock::{Rank, RankedGuard, RankedMutex};
+use ap::passthrough::Given;
 use ap::sync::Condvar;
 use crycb::{Apqn, Matrix};
 
 use super::crypto::{ThisGuest, chain};
-use crate::ap_control::{ApControl, Plugged};
+use crate::ap_control::{ApControl, Plugged, simulated};
 use crate::control::Control;
 use crate::sandbox::{Kind, enter_thread};
 
@@ -168,7 +169,8 @@ impl ApControl for RemoteHost {
         Ok(())
     }
 
-    fn plug(&self, device: &Plugged) -> Result<(), HostError> {
+    fn plug(&self, device: Given, id: Option<String>) -> Result<(), HostError> {
+        let device = Plugged { id, mdev: simulated(&device)? };
         let _changing = self.changing.lock();
         if self.plugged().is_none() {
             self.guest.expect(device.mdev);

@@ -61,16 +61,18 @@ impl Descriptors {
 
     /// `closefd`.
     pub fn close(&mut self, name: &str) -> Result<(), Error> {
-        match self.named.remove(name) {
-            Some(_) => Ok(()),
-            None => {
-                let known: Vec<_> = self.named.keys().map(String::as_str).collect();
-                Err(Error::generic(format_args!(
-                    "fdname: no descriptor '{name}'; this connection has [{}]",
-                    known.join(", ")
-                )))
-            }
-        }
+        self.take_named("fdname", name).map(drop)
+    }
+
+    /// The descriptor that `argument` names, which this forgets.
+    pub fn take_named(&mut self, argument: &str, name: &str) -> Result<OwnedFd, Error> {
+        self.named.remove(name).ok_or_else(|| {
+            let known: Vec<_> = self.named.keys().map(String::as_str).collect();
+            Error::generic(format_args!(
+                "{argument}: no descriptor '{name}'; this connection has [{}], and getfd takes more",
+                known.join(", ")
+            ))
+        })
     }
 
     #[cfg(test)]
@@ -125,9 +127,29 @@ impl Sets {
             self.sets.remove(&id);
         }
         match missing {
-            Some(fd) => Err(Error::generic(format_args!("fd: set {id} has no descriptor {fd}"))),
+            Some(fd) => Err(Error::generic(format_args!(
+                "fd: set {id} has no descriptor {fd}; query-fdsets lists them"
+            ))),
             None => Ok(()),
         }
+    }
+
+    /// A copy of the descriptor that `argument` names by its number, or (`of_set`) of the first in the set of that number.
+    pub fn copy(&self, argument: &str, number: &str, of_set: bool) -> Result<OwnedFd, Error> {
+        let all =
+            self.sets.iter().flat_map(|(id, set)| set.iter().map(move |(descriptor, _)| (*id, descriptor)));
+        let key = |(id, descriptor): (i64, &OwnedFd)| if of_set { id } else { descriptor.as_raw_fd().into() };
+        let wanted = number.parse::<i64>().ok();
+        let what = if of_set { "set of descriptors" } else { "descriptor in a set" };
+        let found = all.into_iter().find(|entry| Some(key(*entry)) == wanted);
+        let (_, found) = found.ok_or_else(|| {
+            Error::generic(format_args!(
+                "{argument}: no {what} has the number '{number}'; query-fdsets lists them, and add-fd makes one"
+            ))
+        })?;
+        found.try_clone().map_err(|e| {
+            Error::generic(format_args!("{argument}: copy the descriptor: {e}; close some first"))
+        })
     }
 
     /// `query-fdsets`.

@@ -69,15 +69,20 @@ pub const fn object(name: &'static str, members: &'static [Member]) -> Object {
 pub static NOTHING: Object = object("q_empty", &[]);
 
 impl Type {
-    fn json_name(self) -> &'static str {
+    /// What a value of this type is, for people.
+    fn describe(self) -> String {
         match self {
-            Self::Str | Self::Enum(..) => "string",
-            Self::Int => "int",
-            Self::Number => "number",
-            Self::Bool => "boolean",
-            Self::Any => "value",
-            Self::Array(_) => "array",
-            Self::Object(_) => "object",
+            Self::Str => "a string".into(),
+            Self::Enum(_, values) => format!("one of {}", values.join(", ")),
+            Self::Int => "an integer".into(),
+            Self::Number => "a number".into(),
+            Self::Bool => "true or false".into(),
+            Self::Any => "a value".into(),
+            Self::Array(of) => format!("an array, of which each is {}", of.describe()),
+            Self::Object(object) => {
+                let members: Vec<_> = object.members.iter().map(|member| member.name).collect();
+                format!("an object with the members {}", members.join(", "))
+            }
         }
     }
 
@@ -105,7 +110,7 @@ impl Type {
         if fits {
             return Ok(());
         }
-        Err(Error::generic(format_args!("{at}: needs the type {}", self.json_name())))
+        Err(Error::generic(format_args!("{at}: give {}", self.describe())))
     }
 }
 
@@ -130,7 +135,11 @@ impl Object {
             }
         }
         match all().find(|member| !member.optional && !members.contains_key(member.name)) {
-            Some(missing) => Err(Error::generic(format_args!("{}: missing", place(missing.name)))),
+            Some(missing) => Err(Error::generic(format_args!(
+                "{}: missing; give {}",
+                place(missing.name),
+                missing.of.describe()
+            ))),
             None => Ok(()),
         }
     }

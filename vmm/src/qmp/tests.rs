@@ -3,6 +3,7 @@
 use std::time::UNIX_EPOCH;
 
 use ap::host::MatrixChange;
+use ap::passthrough::Places;
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
@@ -12,7 +13,7 @@ use super::schema::Type;
 use super::session::{LONGEST_ID, MOST_OUTPUT, Session};
 use super::{About, LONGEST_LINE, table};
 use crate::board::Board;
-use crate::board::tests::{Bench, bench};
+use crate::board::tests::{Bench, bench, bench_with_real_cards};
 use crate::config::WatchdogAction;
 use crate::control::End;
 use crate::crash::{Crash, Reason, Recent, Report};
@@ -27,6 +28,10 @@ struct Talk {
 
 impl Talk {
     fn new() -> Self {
+        Self::with(bench())
+    }
+
+    fn with(bench: Bench) -> Self {
         let shared = Shared {
             about: About::default(),
             sets: Sets::default(),
@@ -35,7 +40,6 @@ impl Talk {
             threads: Threads::default(),
             process: Default::default(),
         };
-        let bench = bench();
         bench.vm.operating.store(1, std::sync::atomic::Ordering::SeqCst);
         Self { bench, shared, session: Session::new() }
     }
@@ -379,6 +383,64 @@ fn held_and_let_go() {
     }
 }
 
+/// On a host with cards a descriptor stands for the device whose file it is, whichever way it came.
+#[test]
+fn devices_by_descriptor() {
+    let root = tempfile::tempdir().unwrap();
+    let mut talk = Talk::with(bench_with_real_cards(Places::below(root.path())));
+    talk.values(b"{'execute':'qmp_capabilities'}");
+    let names = talk.values(b"{'execute':'device-list-properties','arguments':{'typename':'vfio-ap'}}");
+    let names: Vec<_> = names[0]["return"].as_array().unwrap().iter().map(|p| p["name"].clone()).collect();
+    assert_eq!(names, ["sysfsdev", "fd"]);
+    let null = || std::os::fd::OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+    let execute = |talk: &mut Talk, command: &str| {
+        talk.session.input(command.as_bytes(), vec![null()]);
+        loop {
+            talk.serve();
+            match talk.read() {
+                answer if answer.is_empty() => std::thread::yield_now(),
+                answer => return serde_json::from_str::<Value>(&answer).unwrap(),
+            }
+        }
+    };
+    let add = |talk: &mut Talk, fd: &str| {
+        let command = json!({"execute": "device_add", "arguments": {"driver": "vfio-ap", "fd": fd}});
+        execute(talk, &command.to_string())["error"]["desc"].as_str().unwrap().to_owned()
+    };
+    let directory = root.path().join("sys/dev/char");
+    std::fs::create_dir_all(&directory).unwrap();
+    // The number of /dev/null is another device's there; for that the rest of the host is looked at.
+    std::os::unix::fs::symlink("../../devices/virtual/vfio/3", directory.join("1:3")).unwrap();
+    let found = "there is no /sys/bus/ap";
+    execute(&mut talk, "{'execute':'getfd','arguments':{'fdname':'a'}}");
+    let set = execute(&mut talk, "{'execute':'add-fd','arguments':{'fdset-id':7}}");
+    let number = set["return"]["fd"].to_string();
+    for (fd, part) in [
+        ("a", found),
+        ("a", "fd: no descriptor 'a'; this connection has [], and getfd takes more"),
+        ("/dev/fdset/7", found),
+        (&number, found),
+        ("/dev/fdset/8", "fd: no set of descriptors has the number '8'; query-fdsets lists them"),
+        ("99999999999999999999", "fd: no descriptor in a set has the number"),
+        ("", "fd: no descriptor ''"),
+    ] {
+        let text = add(&mut talk, fd);
+        assert!(text.contains(part), "{fd}: {text}");
+    }
+    std::fs::remove_file(directory.join("1:3")).unwrap();
+    std::os::unix::fs::symlink("../../devices/virtual/mem/null", directory.join("1:3")).unwrap();
+    let text = add(&mut talk, &number);
+    assert!(text.contains("not of a VFIO device; cure: open /dev/vfio/N"), "{text}");
+    for (name, part) in
+        [("/dev/vfio/3", found), ("/dev/vfio/devices/vfio0", found), ("/dev/vfio/", "sysfsdev: ")]
+    {
+        let command = json!({"execute": "device_add", "arguments": {"driver": "vfio-ap", "sysfsdev": name}});
+        let answer = execute(&mut talk, &command.to_string());
+        let text = answer["error"]["desc"].as_str().unwrap();
+        assert!(text.contains(part), "{name}: {text}");
+    }
+}
+
 /// `stop` waits for the CPUs; what is behind it waits too, but for what is out of band.
 #[test]
 fn a_command_that_takes_time() {
@@ -479,6 +541,7 @@ fn sample(member: &super::schema::Member) -> (String, Value) {
         Type::Array(_) => json!([]),
         Type::Any => json!(0),
         Type::Enum(_, values) => values[0].into(),
+        Type::Object(object) => object.members.iter().filter(|m| !m.optional).map(sample).collect(),
         other => panic!("{other:?}: no sample"),
     };
     (member.name.to_owned(), value)

@@ -1,6 +1,7 @@
 //! One open device: the order in which it is opened, and the reverse in which it is closed.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use machine::Storage;
@@ -44,16 +45,17 @@ enum Ground {
 }
 
 impl Open {
-    /// Opens the device for the VM of `files`, with guest storage mapped.
+    /// Opens the device for the VM of `files`, with guest storage mapped; `file` is its file, if that is open already.
     pub fn new(
         vfio: &dyn Vfio,
         files: &Arc<dyn VfioFiles>,
         target: &Target,
+        file: Option<OwnedFd>,
         storage: &Arc<Storage>,
     ) -> Result<(Self, Signals), Error> {
         let mut open = match target.path {
-            Path::Group(number) => Self::group(vfio, files, target, number, storage)?,
-            Path::Device(number) => Self::character_device(vfio, files, target, number, storage)?,
+            Path::Group(number) => Self::group(vfio, files, target, number, file, storage)?,
+            Path::Device(number) => Self::character_device(vfio, files, target, number, file, storage)?,
         };
         let signals = open.listen()?;
         Ok((open, signals))
@@ -70,13 +72,17 @@ impl Open {
         files: &Arc<dyn VfioFiles>,
         target: &Target,
         number: u32,
+        file: Option<OwnedFd>,
         storage: &Arc<Storage>,
     ) -> Result<Self, Error> {
         let container = vfio.container().attempt("open /dev/vfio/vfio", "modprobe vfio_iommu_type1")?;
-        let opened = vfio.group(number).attempt(
-            format_args!("open /dev/vfio/{number}"),
-            "end the program that has it open: fuser -v /dev/vfio/*",
-        )?;
+        let opened = match file {
+            Some(file) => vfio.group_of(file),
+            None => vfio.group(number).attempt(
+                format_args!("open /dev/vfio/{number}"),
+                "end the program that has it open: fuser -v /dev/vfio/*",
+            )?,
+        };
         let viable =
             opened.viable().attempt(format_args!("ask for the state of group {number}"), SAYS_MORE)?;
         if !viable {
@@ -113,6 +119,7 @@ impl Open {
         files: &Arc<dyn VfioFiles>,
         target: &Target,
         number: u32,
+        file: Option<OwnedFd>,
         storage: &Arc<Storage>,
     ) -> Result<Self, Error> {
         let space = vfio.address_space().attempt("open /dev/iommu", "modprobe iommufd")?;
@@ -121,10 +128,13 @@ impl Open {
         let Ground::Space { space, mapped, added, attached } = &mut open.ground else { unreachable!() };
         space.map(storage).attempt(mapping(storage), "ulimit -l unlimited")?;
         *mapped = true;
-        let opened = vfio.character_device(&target.sysfs).attempt(
-            format_args!("open /dev/vfio/devices/vfio{number}"),
-            "end the program that has it open: fuser -v /dev/vfio/devices/*",
-        )?;
+        let opened = match file {
+            Some(file) => vfio.character_device_of(file),
+            None => vfio.character_device(&target.sysfs).attempt(
+                format_args!("open /dev/vfio/devices/vfio{number}"),
+                "end the program that has it open: fuser -v /dev/vfio/devices/*",
+            )?,
+        };
         let device = open.device.insert(opened);
         let file = device.as_fd();
         files.add(file).attempt(format_args!("tell KVM of /dev/vfio/devices/vfio{number}"), KVM_VFIO)?;

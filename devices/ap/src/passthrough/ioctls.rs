@@ -9,7 +9,7 @@ use std::error::Error;
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -92,6 +92,10 @@ impl kernel::Vfio for Host {
         Ok(Box::new(Group(file)))
     }
 
+    fn group_of(&self, file: OwnedFd) -> Box<dyn kernel::Group> {
+        Box::new(Group(file.into()))
+    }
+
     fn address_space(&self) -> io::Result<Box<dyn kernel::AddressSpace>> {
         let iommufd = Arc::new(IommuFd::new().map_err(refused)?);
         let space = VfioIommufd::new(iommufd, None, None).map_err(refused)?;
@@ -100,6 +104,10 @@ impl kernel::Vfio for Host {
 
     fn character_device(&self, mdev: &Path) -> io::Result<Box<dyn kernel::Device>> {
         Ok(Box::new(Device(VfioDevice::open_cdev(mdev).map_err(refused)?)))
+    }
+
+    fn character_device_of(&self, file: OwnedFd) -> Box<dyn kernel::Device> {
+        Box::new(Device(file.into()))
     }
 }
 

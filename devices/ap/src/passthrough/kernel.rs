@@ -2,7 +2,7 @@
 //! record. Whatever a value stands for is closed when the value is dropped.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -30,11 +30,17 @@ pub trait Vfio: Send + Sync {
     /// An IOMMU group: `/dev/vfio/NUMBER`.
     fn group(&self, number: u32) -> io::Result<Box<dyn Group>>;
 
+    /// An IOMMU group whose file is open already.
+    fn group_of(&self, file: OwnedFd) -> Box<dyn Group>;
+
     /// An address space of `/dev/iommu`.
     fn address_space(&self) -> io::Result<Box<dyn AddressSpace>>;
 
     /// The character device of the mediated device that is at `mdev` in sysfs.
     fn character_device(&self, mdev: &Path) -> io::Result<Box<dyn Device>>;
+
+    /// A character device whose file is open already, and given to no iommufd yet.
+    fn character_device_of(&self, file: OwnedFd) -> Box<dyn Device>;
 }
 
 /// Guest storage, mapped for the host's pinning.

@@ -2,6 +2,7 @@
 //!
 //! * [`preflight()`]: whether a mediated device can be given, and what to do if not, before anything is opened.
 //! * [`Passthrough`]: a guest's connection to its host: plug, unplug, reset; and a thread that hears what the host signals.
+//! * [`Given`]: by name or by descriptor.
 //! * [`kernel`]: VFIO as traits; [`open`] gives the real one, on s390x. Only that calls ioctls.
 //!
 //! The queues themselves are the hardware's: no AP instruction comes here. What the guest has is in the CRYCB that the kernel
@@ -11,6 +12,7 @@
 //! takes the steps back in the reverse order; the guest is told of every change that the host tells of.
 
 mod device;
+mod given;
 #[cfg(target_arch = "s390x")]
 mod ioctls;
 pub mod kernel;
@@ -22,6 +24,7 @@ mod record;
 mod tests;
 mod watch;
 
+pub use given::Given;
 pub use name::{BadName, MdevName};
 pub use preflight::{Path, Places, Problem, Target, preflight};
 pub use watch::{Guest, LOOK_EVERY, Passthrough, Plugged};

@@ -55,7 +55,7 @@ impl Places {
     }
 
     /// This path of the host, as an error names it and as it is found.
-    fn at(&self, path: &str) -> PathBuf {
+    pub(super) fn at(&self, path: &str) -> PathBuf {
         self.root.join(path.trim_start_matches('/'))
     }
 
@@ -106,7 +106,19 @@ pub struct Target {
 /// # Errors
 /// Everything that would keep the device from being opened.
 pub fn preflight(places: &Places, name: MdevName) -> Result<Target, Vec<Problem>> {
-    let mut look = Look { places, problems: Vec::new(), warnings: Vec::new() };
+    look(places, name, false)
+}
+
+/// Looks at the host, where the file of the device's name is open already: then this user need not be able to open it.
+///
+/// # Errors
+/// Everything else that would keep the device from being opened.
+pub(super) fn preflight_of_open(places: &Places, name: MdevName) -> Result<Target, Vec<Problem>> {
+    look(places, name, true)
+}
+
+fn look(places: &Places, name: MdevName, opened: bool) -> Result<Target, Vec<Problem>> {
+    let mut look = Look { places, opened, problems: Vec::new(), warnings: Vec::new() };
     let target = look.all(name);
     let Look { problems, warnings, .. } = look;
     match target {
@@ -120,6 +132,8 @@ pub fn preflight(places: &Places, name: MdevName) -> Result<Target, Vec<Problem>
 
 struct Look<'a> {
     places: &'a Places,
+    /// The file of the device's name is open.
+    opened: bool,
     problems: Vec<Problem>,
     warnings: Vec<Problem>,
 }
@@ -375,14 +389,18 @@ impl Look<'_> {
         match path {
             Path::Group(number) => {
                 self.may_open("/dev/vfio/vfio", "modprobe vfio_iommu_type1");
-                self.may_open(&format!("/dev/vfio/{number}"), "modprobe vfio_iommu_type1");
+                if !self.opened {
+                    self.may_open(&format!("/dev/vfio/{number}"), "modprobe vfio_iommu_type1");
+                }
             }
             Path::Device(number) => {
                 self.may_open("/dev/iommu", "modprobe iommufd");
-                self.may_open(
-                    &format!("/dev/vfio/devices/vfio{number}"),
-                    "use Linux 6.6 or later with CONFIG_VFIO_DEVICE_CDEV",
-                );
+                if !self.opened {
+                    self.may_open(
+                        &format!("/dev/vfio/devices/vfio{number}"),
+                        "use Linux 6.6 or later with CONFIG_VFIO_DEVICE_CDEV",
+                    );
+                }
             }
         }
         Some(path)

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -72,8 +72,13 @@ impl Recorder {
 
     fn open(&self, name: &str) -> io::Result<Value> {
         self.call(format!("open {name}"))?;
+        Ok(self.value(name, File::open("/dev/null")?))
+    }
+
+    /// Something that is open.
+    fn value(&self, name: &str, file: File) -> Value {
         self.state().open.push(name.to_owned());
-        Ok(Value { recorder: self.clone(), name: name.to_owned(), file: File::open("/dev/null")? })
+        Value { recorder: self.clone(), name: name.to_owned(), file }
     }
 }
 
@@ -115,6 +120,10 @@ impl kernel::Vfio for Recorder {
         Ok(Box::new(self.open(&format!("group{number}"))?))
     }
 
+    fn group_of(&self, file: OwnedFd) -> Box<dyn kernel::Group> {
+        Box::new(self.value("group given", file.into()))
+    }
+
     fn address_space(&self) -> io::Result<Box<dyn kernel::AddressSpace>> {
         Ok(Box::new(self.open("iommufd")?))
     }
@@ -122,6 +131,10 @@ impl kernel::Vfio for Recorder {
     fn character_device(&self, mdev: &Path) -> io::Result<Box<dyn kernel::Device>> {
         let name = mdev.join("vfio-dev").read_dir()?.next().expect("it has one")?.file_name();
         Ok(Box::new(self.open(name.to_str().unwrap())?))
+    }
+
+    fn character_device_of(&self, file: OwnedFd) -> Box<dyn kernel::Device> {
+        Box::new(self.value("vfio given", file.into()))
     }
 }
 

@@ -1,6 +1,7 @@
 //! A guest's device from preflight to detach, with a recording kernel and a made-up host.
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
 use std::path::Path as FilePath;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -216,6 +217,68 @@ fn order_of_hot_plug_and_unplug() {
     // And the other way, as though for the first time.
     bench.plug(DEVICE).unwrap();
     assert_eq!(bench.recorder.take_calls(), calls(&OPEN_DEVICE));
+}
+
+/// By the open file of its group or its own: that is what is used, whoever may open it by name.
+#[test]
+fn a_device_by_descriptor() {
+    let links = [
+        (
+            "../../devices/virtual/vfio/3",
+            &OPEN_GROUP[..],
+            &CLOSE_GROUP[..],
+            "group3",
+            "group given",
+            "dev/vfio/3",
+        ),
+        (
+            "../../devices/vfio_ap/matrix/62177883-f1bb-47f0-914d-32a22e3a8804/vfio-dev/vfio0",
+            &OPEN_DEVICE,
+            &CLOSE_DEVICE,
+            "vfio0",
+            "vfio given",
+            "dev/vfio/devices/vfio0",
+        ),
+    ];
+    let null = || OwnedFd::from(fs::File::open("/dev/null").unwrap());
+    let plug = |bench: &Bench, file| bench.passthrough.plug(Given::File(file), Some("ap0".into()), false);
+    for (link, open, close, by_name, given, path) in links {
+        let bench = bench();
+        remove(bench.root.path(), path);
+        // The number of /dev/null, which is a device's on this host.
+        fs::create_dir_all(bench.root.path().join("sys/dev/char")).unwrap();
+        symlink(link, bench.root.path().join("sys/dev/char/1:3")).unwrap();
+        let (device, matrix) = plug(&bench, null()).unwrap();
+        assert_eq!((device.mdev, matrix.apqns().count()), (one(), 4));
+        let mut opened = calls(open);
+        opened.retain(|call| *call != format!("open {by_name}"));
+        let as_given =
+            |calls: Vec<String>| calls.iter().map(|call| call.replace(by_name, given)).collect::<Vec<_>>();
+        assert_eq!(bench.recorder.take_calls(), as_given(opened));
+        bench.passthrough.unplug(one()).unwrap();
+        assert_eq!(bench.recorder.take_calls(), as_given(calls(close)));
+        // By name it cannot be opened.
+        assert!(bench.passthrough.plug(one_by_name(path), None, false).is_err());
+    }
+    let bench = bench();
+    let refused = |file| plug(&bench, file).unwrap_err().to_string();
+    let regular = tempfile::tempfile().unwrap();
+    for (file, part) in [
+        (regular.into(), "the descriptor is of no character device; cure: open /dev/vfio/N"),
+        (null(), "the descriptor is of character device 1:3, and /sys/dev/char/1:3: No such file"),
+    ] {
+        let text = refused(file);
+        assert!(text.contains(part), "{text}");
+    }
+    fs::create_dir_all(bench.root.path().join("sys/dev/char")).unwrap();
+    symlink("../../devices/virtual/mem/null", bench.root.path().join("sys/dev/char/1:3")).unwrap();
+    let text = refused(null());
+    assert!(text.contains("is of ../../devices/virtual/mem/null, not of a VFIO device; cure"), "{text}");
+    assert_eq!(bench.recorder.take_calls(), [""; 0]);
+}
+
+fn one_by_name(path: &str) -> MdevName {
+    format!("/{path}").parse().unwrap()
 }
 
 /// Whatever is refused: an error that says what, and nothing stays open or known to KVM.

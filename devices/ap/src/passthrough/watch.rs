@@ -1,7 +1,7 @@
 //! A guest's connection to its host, and the thread that hears what the host signals.
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -13,9 +13,9 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::device::{Open, Signals};
+use super::given::Given;
 use super::kernel::{Vfio, VfioFiles};
-use super::name::MdevName;
-use super::preflight::{Places, preflight};
+use super::preflight::{Places, preflight, preflight_of_open};
 use super::{Attempt, Error, OPEN_FILES};
 use crate::host::{EventKind, Events, HostError, Operation, Snapshot, Sysfs, Wake, Watch};
 use crate::lock::{Rank, RankedMutex};
@@ -98,21 +98,34 @@ impl Passthrough {
         Self { shared: Arc::new(shared), changing: RankedMutex::new(Rank::Plugging, ()) }
     }
 
-    /// Opens the device of this name for the guest, which is told unless nothing runs yet (`quiet`). What the guest has now.
+    /// Opens the device, or takes its open file, for the guest, which is told unless nothing runs yet (`quiet`). What the guest has now.
     ///
     /// # Errors
     /// What stands in the way, or what the kernel refused; then nothing is open.
-    pub fn plug(&self, name: MdevName, id: Option<String>, quiet: bool) -> Result<(Plugged, Matrix), Error> {
+    pub fn plug(
+        &self,
+        device: impl Into<Given>,
+        id: Option<String>,
+        quiet: bool,
+    ) -> Result<(Plugged, Matrix), Error> {
         let _changing = self.changing.lock();
         if let Some(Plugged { mdev: other, .. }) = self.plugged() {
             return Err(Error::Second { other });
         }
         let shared = &self.shared;
-        let target = preflight(&shared.places, name).map_err(Error::Preflight)?;
+        let (target, file) = match device.into() {
+            Given::Name(name) => (preflight(&shared.places, name), None),
+            Given::File(file) => {
+                let name =
+                    shared.places.name_of(file.as_fd()).map_err(|problem| Error::Preflight(vec![problem]))?;
+                (preflight_of_open(&shared.places, name), Some(file))
+            }
+        };
+        let target = target.map_err(Error::Preflight)?;
         for warning in &target.warnings {
             log::warn!("{warning}");
         }
-        let (open, signals) = Open::new(&*shared.vfio, &shared.files, &target, &shared.storage)?;
+        let (open, signals) = Open::new(&*shared.vfio, &shared.files, &target, file, &shared.storage)?;
         let device = Plugged { id, mdev: target.mdev };
         let matrix = shared.guest_matrix(target.mdev).unwrap_or_else(|error| {
             log::warn!("mdev {}: what its guest has cannot be seen: {error}", target.mdev);

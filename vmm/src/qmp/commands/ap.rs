@@ -1,13 +1,13 @@
 //! AP: what the guest has and why, and the operations on its host.
 
-use ap::host::{Driver, MdevState, Operation, QueueState, Snapshot, Wake, Watch};
+use ap::host::{Driver, MdevState, QueueState, Snapshot, Wake, Watch};
 use crycb::filter::passable_after;
 use crycb::{Apqn, Matrix};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::device::{chain, control};
-use super::{Answer, Context, DONE, FROM, PAGE, from, in_thread};
+use super::{Answer, Context, DONE, FROM, PAGE, from, in_thread, operation};
 use crate::ap_control::Plugged;
 use crate::board::Board;
 use crate::events::Event;
@@ -73,8 +73,32 @@ static BIND: Object = object(
     &[needs("queue", Type::Str), needs("driver", Type::Enum("x-ApDriver", &["cex4queue", "vfio_ap"]))],
 );
 static QUEUE: Object = object("x-ap-queue-arg", &[needs("queue", Type::Str)]);
-static CONFIGURE: Object = object("x-ap-configure-arg", &[needs("changes", Type::Any)]);
-static PLAN: Object = object("x-ap-plan-arg", &[needs("operation", Type::Any)]);
+static CONFIGURE: Object =
+    object("x-ap-configure-arg", &[needs("changes", Type::Array(&Type::Object(&CHANGE)))]);
+static CHANGE: Object = object(
+    "x-ApMachineChange",
+    &[
+        needs("change", Type::Enum("x-ApMachineChangeName", operation::CHANGES)),
+        may("adapter", Type::Any),
+        may("domain", Type::Any),
+        may("condition", Type::Any),
+    ],
+);
+static PLAN: Object = object("x-ap-plan-arg", &[needs("operation", Type::Object(&OPERATION))]);
+static OPERATION: Object = object(
+    "x-ApOperation",
+    &[
+        needs("operation", Type::Enum("x-ApOperationName", operation::NAMES)),
+        may("mdev", Type::Str),
+        may("definition", Type::Any),
+        may("attribute", Type::Any),
+        may("mask", Type::Enum("x-ApMask", &["apmask", "aqmask"])),
+        may("value", Type::Str),
+        may("queue", Type::Str),
+        may("driver", Type::Str),
+        may("changes", Type::Array(&Type::Object(&CHANGE))),
+    ],
+);
 static HOST_PAGE: Object = object("x-ApHostPage", &[needs("host", Type::Any), may("next", Type::Int)]);
 static QUERY: Object = object("x-query-ap-arg", &[may("all", Type::Bool), may("from", Type::Int)]);
 
@@ -343,22 +367,19 @@ fn write(
         Some(Value::Number(n)) => n.to_string(),
         _ => return Err(Error::generic(format_args!("{number}: give a number, as 10 or \"0x0a\""))),
     };
-    execute(context, json!({"operation": "write", "mdev": mdev, "attribute": {attribute: text}}))
+    let operation = [("operation", "write".into()), ("mdev", mdev), ("attribute", json!({attribute: text}))];
+    execute(context, operation.map(|(name, value)| (name.to_owned(), value)).into_iter().collect())
 }
 
 /// The operation called `name` with the command's arguments as they are.
 fn operate(context: &mut Context<'_>, arguments: &Arguments<'_>, name: &str) -> Result<Answer, Error> {
     let mut operation: Map<String, Value> = arguments.all().clone();
     operation.insert("operation".into(), name.into());
-    execute(context, Value::Object(operation))
+    execute(context, operation)
 }
 
-fn parse(operation: Value) -> Result<Operation, Error> {
-    serde_json::from_value(operation).map_err(Error::generic)
-}
-
-fn execute(context: &mut Context<'_>, operation: Value) -> Result<Answer, Error> {
-    let (operation, control) = (parse(operation)?, control(context)?);
+fn execute(context: &mut Context<'_>, operation: Map<String, Value>) -> Result<Answer, Error> {
+    let (operation, control) = (operation::parse(&operation, "")?, control(context)?);
     in_thread(context, move || {
         control.execute(&operation).map_err(|e| Error::generic(format!("{} ({})", chain(&e), e.errno())))?;
         Ok(json!({}))
@@ -366,7 +387,8 @@ fn execute(context: &mut Context<'_>, operation: Value) -> Result<Answer, Error>
 }
 
 fn plan(context: &mut Context<'_>, arguments: &Arguments<'_>) -> Result<Answer, Error> {
-    let operation = parse(arguments.value("operation").cloned().unwrap_or_default())?;
+    let operation =
+        operation::parse(arguments.all()["operation"].as_object().expect("the row says so"), "operation.")?;
     let control = control(context)?;
     in_thread(context, move || {
         let host = control.snapshot().map_err(|e| Error::generic(chain(&e)))?;

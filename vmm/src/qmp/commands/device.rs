@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use ap::passthrough::{BadName, Given, MdevName};
 use serde_json::json;
-use uuid::Uuid;
 
 use super::{Answer, Context, DONE, in_thread};
 use crate::ap_control::{ApControl, Plugged};
@@ -19,11 +19,20 @@ pub static ROWS: &[Row] = &[
 
 /// The only device that can be plugged.
 pub const DRIVER: &str = "vfio-ap";
-/// What it can be told.
-pub const PROPERTIES: &[(&str, &str)] = &[
-    ("sysfsdev", "the mediated device: its path in sysfs, or its UUID"),
-    ("fd", "name of a descriptor of the opened device (getfd)"),
-];
+/// What it can be told of the device on any host.
+const SYSFSDEV: (&str, &str) =
+    ("sysfsdev", "the mediated device: its UUID, its path in sysfs, /dev/vfio/N or /dev/vfio/devices/vfioN");
+/// And where there are files of devices.
+const FD: (&str, &str) = (
+    "fd",
+    "descriptor of the open /dev/vfio/N or /dev/vfio/devices/vfioN: its name (getfd), its number or /dev/fdset/SET (add-fd)",
+);
+
+/// What the device can be told on the host of this guest.
+pub fn properties(context: &Context<'_>) -> Vec<(&'static str, &'static str)> {
+    let files = context.board.devices().ap().is_some_and(|control| control.takes_files());
+    [SYSFSDEV].into_iter().chain(files.then_some(FD)).collect()
+}
 /// Longest name of a device.
 const LONGEST_ID: usize = 127;
 
@@ -62,27 +71,40 @@ fn device_add(context: &mut Context<'_>, arguments: &Arguments<'_>) -> Result<An
     if arguments.text("bus").is_some() {
         return Err(Error::generic("bus: a vfio-ap device is on no bus; leave it out"));
     }
-    let mdev = match (arguments.text("sysfsdev"), arguments.text("fd")) {
-        (Some(sysfsdev), None) => mdev_of(sysfsdev)?,
-        (None, Some(_)) => {
-            return Err(Error::generic(
-                "fd: devices are opened by name, so that they can be checked before; give sysfsdev with the UUID of an mdev",
-            ));
-        }
-        _ => return Err(Error::generic("give sysfsdev or fd, and one of them")),
+    let (name, fd) = match (arguments.text("sysfsdev"), arguments.text("fd")) {
+        (Some(sysfsdev), None) => (Some(mdev_name(sysfsdev)?), ""),
+        (None, Some(fd)) => (None, fd),
+        _ => return Err(Error::generic("sysfsdev, fd: give one of them, to say which device it is to be")),
     };
     let control = control(context)?;
-    if let Some(other) = control.plugged() {
-        return Err(Error::generic(format_args!(
-            "a guest can have one vfio-ap device, and this one has '{}'; give device_del of that first",
-            name_of(&other)
-        )));
-    }
-    let device = Plugged { id, mdev };
+    not_second(&*control)?;
+    let device = match name {
+        Some(name) => Given::Name(name),
+        None if control.takes_files() => Given::File(context.take_descriptor("fd", fd)?),
+        None => {
+            return Err(Error::generic(
+                "fd: the AP host is simulated, and its mdevs have no files that could be open; give sysfsdev with the UUID of \
+                 one of them (x-query-ap lists them)",
+            ));
+        }
+    };
     in_thread(context, move || {
-        control.plug(&device).map_err(|e| Error::generic(chain(&e)))?;
+        control.plug(device, id).map_err(|e| {
+            // Somebody else may have been faster.
+            not_second(&*control).err().unwrap_or_else(|| Error::generic(chain(&e)))
+        })?;
         Ok(json!({}))
     })
+}
+
+/// An error when the guest has a device.
+fn not_second(control: &dyn ApControl) -> Result<(), Error> {
+    match control.plugged().map(|other| name_of(&other)) {
+        None => Ok(()),
+        Some(other) => Err(Error::generic(format_args!(
+            "a guest can have one vfio-ap device, and this one has '{other}'; give device_del of '{other}' first"
+        ))),
+    }
 }
 
 fn device_del(context: &mut Context<'_>, arguments: &Arguments<'_>) -> Result<Answer, Error> {
@@ -116,37 +138,13 @@ fn is_name(id: &str) -> bool {
     id.len() <= LONGEST_ID && id.starts_with(|c: char| c.is_ascii_alphabetic()) && id.chars().all(rest)
 }
 
-/// The mediated device that a path in sysfs, or a UUID, names. Nothing is opened.
-fn mdev_of(text: &str) -> Result<Uuid, Error> {
-    let places = ["/sys/devices/vfio_ap/matrix/", "/sys/bus/mdev/devices/"];
-    let name = places.iter().find_map(|place| text.strip_prefix(place)).unwrap_or(text);
-    let bad = |_| {
-        Error::generic(format_args!(
-            "sysfsdev: '{text}' names no mediated device; give {}UUID or the UUID alone",
-            places[0]
-        ))
-    };
-    Uuid::parse_str(name.trim_end_matches('/')).map_err(bad)
+/// The mediated device that this text names. Nothing is opened.
+fn mdev_name(text: &str) -> Result<MdevName, Error> {
+    text.parse().map_err(|e| Error::generic(format_args!("sysfsdev: {e}; {}", BadName::REMEDY)))
 }
 
 /// An error with its sources on one line.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let sources = std::iter::successors(error.source(), |e| e.source());
     sources.fold(error.to_string(), |text, source| format!("{text}: {source}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_of_mediated_devices() {
-        let uuid = "62177883-f1bb-47f0-914d-32a22e3a8804";
-        for good in ["", "/sys/devices/vfio_ap/matrix/", "/sys/bus/mdev/devices/"] {
-            assert_eq!(mdev_of(&format!("{good}{uuid}")).unwrap().to_string(), uuid);
-        }
-        for bad in ["", "ap0", "/etc/passwd", "/sys/devices/vfio_ap/matrix/../../x", "/dev/vfio/5"] {
-            assert!(mdev_of(bad).is_err(), "{bad}");
-        }
-    }
 }

@@ -86,7 +86,9 @@ fn human_monitor_command(context: &mut Context<'_>, arguments: &Arguments<'_>) -
     if let Some(index) = arguments.int("cpu-index") {
         let there = u16::try_from(index).is_ok_and(|n| context.board.vm.cpu_addresses().contains(&n));
         if !there {
-            return Err(Error::generic(format_args!("cpu-index: there is no CPU {index}")));
+            return Err(Error::generic(format_args!(
+                "cpu-index: there is no CPU {index}; query-cpus-fast lists them"
+            )));
         }
     }
     monitor::execute(context, arguments.required("command-line"))

@@ -6,9 +6,11 @@ mod ap;
 mod descriptors;
 mod device;
 mod life;
+mod operation;
 mod own;
 mod query;
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Instant;
@@ -39,6 +41,18 @@ pub struct Context<'a> {
     pub shared: &'a mut Shared,
     /// The client that gave the command.
     pub client: &'a mut Client,
+}
+
+impl Context<'_> {
+    /// Takes a descriptor that an argument names: one of this client's by name, which is its no longer, or one of a set by its
+    /// number or as `/dev/fdset/SET`, which the set keeps.
+    fn take_descriptor(&mut self, argument: &str, name: &str) -> Result<OwnedFd, Error> {
+        let set = name.strip_prefix("/dev/fdset/");
+        match set.or(name.starts_with(|c: char| c.is_ascii_digit()).then_some(name)) {
+            Some(number) => self.shared.sets.copy(argument, number, set.is_some()),
+            None => self.client.descriptors.take_named(argument, name),
+        }
+    }
 }
 
 /// What all clients share.

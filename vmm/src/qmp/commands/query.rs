@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::device::{DRIVER, PROPERTIES as PROPERTIES_OF_DEVICE};
+use super::device::{DRIVER, properties};
 use super::{Answer, Context};
 use crate::events::device_path;
 use crate::qmp::error::{Class, Error};
@@ -190,8 +190,8 @@ static PROPERTY_INFO: Object = object(
 static TYPE_NAME: Object = object("device-list-properties-arg", &[needs("typename", Type::Str)]);
 static PATH: Object = object("qom-list-arg", &[needs("path", Type::Str)]);
 
-/// The properties that `device_add` takes of the devices that there are.
-fn device_list_properties(_: &mut Context<'_>, arguments: &Arguments<'_>) -> Result<Answer, Error> {
+/// The properties that `device_add` takes of the devices that there are, on this guest's host.
+fn device_list_properties(context: &mut Context<'_>, arguments: &Arguments<'_>) -> Result<Answer, Error> {
     let name = arguments.required("typename");
     if name != DRIVER {
         return Err(Error::new(
@@ -199,9 +199,12 @@ fn device_list_properties(_: &mut Context<'_>, arguments: &Arguments<'_>) -> Res
             format_args!("typename: no device '{name}' can be plugged into this machine; '{DRIVER}' can"),
         ));
     }
-    let properties = PROPERTIES_OF_DEVICE.iter();
+    let properties = properties(context);
     Ok(Answer::Now(
-        properties.map(|(name, what)| json!({"name": name, "type": "str", "description": what})).collect(),
+        properties
+            .iter()
+            .map(|(name, what)| json!({"name": name, "type": "str", "description": what}))
+            .collect(),
     ))
 }
 
@@ -221,7 +224,7 @@ fn qom_list(context: &mut Context<'_>, arguments: &Arguments<'_>) -> Result<Answ
             list.extend(name.map(|name| property(&name[1..], "child<vfio-ap>")));
         }
         at if device.as_ref().is_some_and(|device| device_path(device.id.as_deref()) == at) => {
-            list.extend(PROPERTIES_OF_DEVICE.iter().map(|(name, _)| property(name, "str")));
+            list.extend(properties(context).iter().map(|(name, _)| property(name, "str")));
         }
         "/machine/unattached" => {
             let cpus = context.board.vm.cpu_addresses();
