@@ -16,7 +16,7 @@ const SOURCES: [&str; 6] = [
     "vmm/src/devices/real_cards.rs",
 ];
 /// What a message is behind, there.
-const BEFORE: [&str; 16] = [
+const BEFORE: [&str; 17] = [
     "#[error(",
     ".attempt(",
     "log::warn!(",
@@ -33,6 +33,7 @@ const BEFORE: [&str; 16] = [
     "let mut text = ",
     "-> String {",
     "remote(",
+    "not_vfio(",
 ];
 /// Those of simulated hosts, whose descriptions are docs/ap-host.md's.
 const SIMULATED: [&str; 2] = ["read the description of the AP host", "the description of the AP host: …"];

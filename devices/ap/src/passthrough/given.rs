@@ -32,25 +32,26 @@ impl Places {
     /// # Errors
     /// It is a file of something else.
     pub fn name_of(&self, file: BorrowedFd<'_>) -> Result<MdevName, Problem> {
-        let other = |what: String| {
+        let not_vfio = |what: String| {
             Problem {
             what,
             cure: "open /dev/vfio/N of the mdev's group, or /dev/vfio/devices/vfioN, for reading and writing, and give that"
                 .to_owned(),
         }
         };
-        let status = rustix::fs::fstat(file)
-            .map_err(|e| other(format!("the descriptor cannot be looked at: {}", std::io::Error::from(e))))?;
+        let status = rustix::fs::fstat(file).map_err(|e| {
+            not_vfio(format!("the descriptor cannot be looked at: {}", std::io::Error::from(e)))
+        })?;
         if FileType::from_raw_mode(status.st_mode) != FileType::CharacterDevice {
-            return Err(other("the descriptor is of no character device".to_owned()));
+            return Err(not_vfio("the descriptor is of no character device".to_owned()));
         }
         let (major, minor) = (rustix::fs::major(status.st_rdev), rustix::fs::minor(status.st_rdev));
         let link = format!("{BY_NUMBER}/{major}:{minor}");
         let directory = std::fs::read_link(self.at(&link)).map_err(|e| {
-            other(format!("the descriptor is of character device {major}:{minor}, and {link}: {e}"))
+            not_vfio(format!("the descriptor is of character device {major}:{minor}, and {link}: {e}"))
         })?;
         name_in(&directory).ok_or_else(|| {
-            other(format!("the descriptor is of {}, not of a VFIO device", directory.display()))
+            not_vfio(format!("the descriptor is of {}, not of a VFIO device", directory.display()))
         })
     }
 }
