@@ -27,6 +27,8 @@ mod ioctls;
 pub mod kernel;
 mod memory;
 pub mod model;
+#[cfg(any(test, feature = "record"))]
+pub mod record;
 mod rendezvous;
 mod report;
 mod sigp;
@@ -100,7 +102,5 @@ pub fn open() -> Result<std::sync::Arc<dyn kernel::Kvm>, Error> {
     )))
 }
 
-#[cfg(test)]
-mod record;
 #[cfg(test)]
 mod tests;

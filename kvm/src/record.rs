@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use machine::{ResetKind, Storage};
 use vmm_sys_util::eventfd::EventFd;
-use zarch::{FacilityList, Psw};
+use zarch::{AbsoluteAddress, FacilityList, Psw};
 
 use crate::interruption::{Irq, LENGTH};
 use crate::kernel::{self, Access, DeviceKind, Extended, Kick, Registers, Stop, Transfer, attribute};
@@ -21,36 +21,48 @@ pub struct State {
     pub refuse: Option<usize>,
     /// With which error; with EIO if 0.
     pub errno: i32,
+    /// The same by what is called: the one that begins so and comes after so many others that do.
+    pub refuse_text: Option<(String, usize)>,
     /// Descriptors that are open.
     pub open: usize,
     /// Capabilities that are missing.
     pub missing: Vec<u32>,
     /// Attributes that do not exist.
     pub absent: Vec<(u32, u64)>,
+    /// The interface's version.
     pub version: i32,
-    /// Facilities that guests get by default, and those they may have.
+    /// Facilities that guests get by default.
     pub default: FacilityList,
+    /// Those they may have.
     pub possible: FacilityList,
     /// Whether the guest uses storage keys.
     pub keys: bool,
+    /// Most bytes of storage that a guest may have.
     pub limit: u64,
+    /// The guest's storage, which it sees at its absolute addresses.
+    pub storage: Option<Arc<Storage>>,
     /// Interruptions that the controller has pending.
     pub floating: Vec<Irq>,
+    /// The CPUs, by address.
     pub cpus: Vec<CpuState>,
 }
 
 /// One CPU.
 #[derive(Default)]
 pub struct CpuState {
+    /// Its registers.
     pub registers: Registers,
+    /// What it has beside them.
     pub extended: Extended,
     /// How coming runs end; without any they go on until kicked.
     pub stops: VecDeque<Stop>,
     /// What accesses to storage answer, first to last; then 0.
     pub codes: VecDeque<u16>,
-    /// What reads give.
+    /// What reads give, if not what is in storage.
     pub storage: Vec<u8>,
+    /// Whether the run that goes on, or the next, is to end.
     pub kicked: bool,
+    /// Whether it runs.
     pub running: bool,
 }
 
@@ -78,10 +90,12 @@ impl Recorder {
         recorder
     }
 
+    /// The state of everything.
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The calls so far, which are forgotten.
     pub fn take_calls(&self) -> Vec<String> {
         std::mem::take(&mut self.state().calls)
     }
@@ -100,17 +114,33 @@ impl Recorder {
         self.0.1.notify_all();
     }
 
-    fn call(&self, call: String) -> io::Result<()> {
+    /// Writes a call down, which may be one of another kernel's interfaces.
+    ///
+    /// # Errors
+    /// EIO or what a test says, if it says so.
+    pub fn call(&self, call: String) -> io::Result<()> {
         let mut state = self.state();
+        let by_text = match &mut state.refuse_text {
+            Some((text, others)) if call.starts_with(text.as_str()) => {
+                *others = others.wrapping_sub(1);
+                *others == usize::MAX
+            }
+            _ => false,
+        };
         state.calls.push(call);
         self.0.1.notify_all();
-        match state.refuse {
-            Some(n) if n == state.calls.len() - 1 => {
-                let errno = if state.errno == 0 { 5 } else { state.errno };
-                Err(io::Error::from_raw_os_error(errno))
-            }
-            _ => Ok(()),
+        let by_number = state.refuse.is_some_and(|n| n == state.calls.len() - 1);
+        if by_number || by_text {
+            let errno = if state.errno == 0 { 5 } else { state.errno };
+            return Err(io::Error::from_raw_os_error(errno));
         }
+        Ok(())
+    }
+
+    /// Writes down what cannot be refused.
+    pub fn note(&self, call: String) {
+        self.state().calls.push(call);
+        self.0.1.notify_all();
     }
 
     fn open(&self, name: String) -> io::Result<Descriptor> {
@@ -122,10 +152,8 @@ impl Recorder {
 
 impl Drop for Descriptor {
     fn drop(&mut self) {
-        let mut state = self.recorder.state();
-        state.open -= 1;
-        let call = format!("close {}", self.name);
-        state.calls.push(call);
+        self.recorder.state().open -= 1;
+        self.recorder.note(format!("close {}", self.name));
     }
 }
 
@@ -182,7 +210,9 @@ impl kernel::Vm for Vm {
     }
 
     fn set_storage(&self, storage: Arc<Storage>) -> io::Result<()> {
-        self.0.recorder.call(format!("vm storage {}", storage.size()))
+        self.0.recorder.call(format!("vm storage {}", storage.size()))?;
+        self.0.recorder.state().storage = Some(storage);
+        Ok(())
     }
 
     fn create_cpu(&self, address: u16) -> io::Result<Box<dyn kernel::Cpu>> {
@@ -352,12 +382,23 @@ impl kernel::Cpu for Cpu {
         };
         let inject = if inject { " inject" } else { "" };
         self.call(&format!("{what} at {address:x} ar {ar} key {key}{inject}"))?;
-        self.with(|cpu| {
-            let code = cpu.codes.pop_front().unwrap_or(0);
-            if let (Transfer::Read(buffer), 0) = (transfer, code) {
+        let mut state = self.descriptor.recorder.state();
+        let State { cpus, storage, .. } = &mut *state;
+        let cpu = &mut cpus[self.address];
+        let code = cpu.codes.pop_front().unwrap_or(0);
+        let storage = storage.as_ref().filter(|_| code == 0);
+        match (transfer, storage) {
+            (Transfer::Read(buffer), Some(_)) if !cpu.storage.is_empty() => {
                 buffer.iter_mut().zip(&cpu.storage).for_each(|(to, from)| *to = *from);
             }
-            Ok(code)
-        })
+            (Transfer::Read(buffer), Some(storage)) => {
+                let _ = storage.read(AbsoluteAddress(address), buffer);
+            }
+            (Transfer::Write(bytes), Some(storage)) => {
+                let _ = storage.write(AbsoluteAddress(address), bytes);
+            }
+            _ => {}
+        }
+        Ok(code)
     }
 }

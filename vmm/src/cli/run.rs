@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
-use ap::passthrough::kernel::VfioFiles;
+use ap::passthrough::kernel::{Vfio, VfioFiles};
 use ap::passthrough::{self, Places};
 use machine::{Clock, HostClock, Storage, Vcpu, Vm};
 use vmm::devices::{Connections, CryptoSource, Devices, VfioAccess};
@@ -90,7 +90,10 @@ fn run(config: &Config) -> anyhow::Result<End> {
     let storage = Arc::new(Storage::new(config.memory)?);
     let (runs_on_kvm, real_cards) = (kernel.is_some(), crypto.is_real());
     let Backend { vm, cpus, clock, machine_type, facilities, vfio } = match kernel {
-        Some(kernel) => host_cpus(&*kernel, config, &model, storage.clone(), real_cards)?,
+        Some(kernel) => {
+            let vfio = real_cards.then(passthrough::open).transpose()?;
+            host_cpus(&*kernel, config, &model, storage.clone(), vfio)?
+        }
         None => engine(config, model, storage.clone())?,
     };
     let Console { writer, viewers, file, name } = Console::open(&config.console).context("--console")?;
@@ -190,34 +193,33 @@ fn engine(config: &Config, model: cpu::CpuModel, storage: Arc<Storage>) -> Resul
     Ok(Backend { vm: Arc::new(machine), cpus, clock, machine_type, facilities, vfio: None })
 }
 
-/// The host's own CPUs. `max` is all that the host offers. AP instructions go to the hardware (`real_cards`) or to the
-/// simulated cards.
+/// The host's own CPUs. `max` is all that the host offers. AP instructions go to the hardware, if its cards come by `vfio`, or
+/// to the simulated cards.
 fn host_cpus(
     kernel: &dyn kvm::kernel::Kvm,
     config: &Config,
     model: &cpu::CpuModel,
     storage: Arc<Storage>,
-    real_cards: bool,
+    vfio: Option<Arc<dyn Vfio>>,
 ) -> anyhow::Result<Backend> {
     let clock = Arc::new(HostClock::new());
     let options = kvm::Options {
         cpus: config.cpus,
         name: config.cpu_model.clone(),
         model: (config.cpu_model != "max").then_some((model.machine_type, model.facilities)),
-        ap: match (config.ap, real_cards) {
+        ap: match (config.ap, &vfio) {
             (false, _) => kvm::Ap::None,
-            (true, false) => kvm::Ap::Emulated,
-            (true, true) => kvm::Ap::Interpreted,
+            (true, None) => kvm::Ap::Emulated,
+            (true, Some(_)) => kvm::Ap::Interpreted,
         },
         tod: clock.tod(),
         disassemble: cpu::table::disassemble,
     };
     let (machine, cpus) = kvm::Machine::new(kernel, &options, storage)?;
     let processor = *machine.processor();
-    let vfio = if real_cards {
-        Some(VfioAccess { vfio: passthrough::open()?, files: Arc::new(Files(machine.vfio_files()?)) })
-    } else {
-        None
+    let vfio = match vfio {
+        Some(vfio) => Some(VfioAccess { vfio, files: Arc::new(Files(machine.vfio_files()?)) }),
+        None => None,
     };
     Ok(Backend {
         vm: Arc::new(machine),
@@ -282,3 +284,6 @@ impl Console {
         Ok(Self { writer, viewers, file, name })
     }
 }
+
+#[cfg(test)]
+mod tests;

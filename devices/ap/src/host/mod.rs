@@ -40,7 +40,7 @@ mod simulated;
 mod snapshot;
 mod steps;
 mod sysfs;
-#[cfg(test)]
+#[cfg(any(test, feature = "record"))]
 pub(crate) mod tree;
 mod vfio_ap;
 mod watch;

@@ -18,8 +18,8 @@ mod ioctls;
 pub mod kernel;
 mod name;
 mod preflight;
-#[cfg(test)]
-mod record;
+#[cfg(any(test, feature = "record"))]
+pub mod record;
 #[cfg(test)]
 mod tests;
 mod watch;

@@ -1,8 +1,9 @@
 //! VFIO that writes down what is asked of it, answers as a test says, and refuses what a test says.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -10,6 +11,11 @@ use machine::Storage;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::kernel::{self, Information};
+use crate::host::tree::{make_sysfs, put};
+use crate::host::{ApHost, Description};
+
+/// Another record, in which all calls are written down, too, and which may refuse each that is no closing.
+pub type Elsewhere = Arc<dyn Fn(&str) -> io::Result<()> + Send + Sync>;
 
 /// What all values share.
 #[derive(Default)]
@@ -28,6 +34,8 @@ pub struct State {
     pub viable: bool,
     /// The events of the device, by index.
     pub events: [Option<EventFd>; 2],
+    /// Who is told of calls as well.
+    pub elsewhere: Option<Elsewhere>,
 }
 
 /// The kernel.
@@ -47,10 +55,12 @@ impl Recorder {
         recorder
     }
 
+    /// The state of everything.
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The calls so far, which are forgotten.
     pub fn take_calls(&self) -> Vec<String> {
         std::mem::take(&mut self.state().calls)
     }
@@ -63,11 +73,13 @@ impl Recorder {
 
     fn call(&self, call: String) -> io::Result<()> {
         let mut state = self.state();
-        state.calls.push(call);
-        match state.refuse {
-            Some(n) if n == state.calls.len() - 1 => Err(io::Error::from_raw_os_error(libc::EIO)),
-            _ => Ok(()),
+        state.calls.push(call.clone());
+        if state.refuse.is_some_and(|n| n == state.calls.len() - 1) {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
         }
+        let elsewhere = state.elsewhere.clone();
+        drop(state);
+        elsewhere.map_or(Ok(()), |tell| tell(&call))
     }
 
     fn open(&self, name: &str) -> io::Result<Value> {
@@ -101,7 +113,13 @@ impl Drop for Value {
         let at = state.open.iter().position(|name| *name == self.name).expect("it is open");
         state.open.remove(at);
         let call = format!("close {}", self.name);
-        state.calls.push(call);
+        state.calls.push(call.clone());
+        let elsewhere = state.elsewhere.clone();
+        drop(state);
+        if let Some(tell) = elsewhere {
+            // A closing is not refused.
+            let _ = tell(&call);
+        }
     }
 }
 
@@ -226,4 +244,50 @@ impl kernel::VfioFiles for Recorder {
     fn remove(&self, _: BorrowedFd<'_>) -> io::Result<()> {
         self.call("kvm remove".into())
     }
+}
+
+/// Two adapters and two domains for the guest; adapter 8 stays the host's, 7 does not exist.
+const HOST: &str = r#"{"adapters": [{"adapter": 5, "type": "CEX8A"}, {"adapter": 6, "type": "CEX7A"},
+    {"adapter": 8, "type": "CEX4A"}], "usage_domains": [4, "0x47"], "control_domains": [4, "0x47"],
+    "apmask": "-5,-6,-7", "mdevs": {"62177883-f1bb-47f0-914d-32a22e3a8804":
+    {"mdev_type": "vfio_ap-passthrough", "attrs": [{"assign_adapter": "5"}, {"assign_adapter": "6"},
+    {"assign_domain": "4"}, {"assign_domain": "0x47"}, {"assign_control_domain": "4"}]}}}"#;
+const CPUINFO: &str =
+    "vendor_id       : IBM/S390\nfeatures\t: esan3 zarch sie \nfacilities      : 0 1 2 12 15 65 76\n";
+const MATRIX: &str = "sys/devices/vfio_ap/matrix/62177883-f1bb-47f0-914d-32a22e3a8804";
+
+/// Makes a host below `root` that is ready for a guest, by group 3 and by character device 0: its mediated device
+/// 62177883-f1bb-47f0-914d-32a22e3a8804 has the adapters 05 and 06 and the domains 0004 and 0047.
+///
+/// # Panics
+/// When files cannot be written there.
+pub fn make_host(root: &Path) {
+    let state = ApHost::rehearsal_of(&Description::from_json(HOST).unwrap()).snapshot();
+    make_sysfs(&root.join("sys"), &state);
+    let link = |target: &str, path: &str| {
+        let path = root.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        symlink(target, path).unwrap();
+    };
+    link("../../../../bus/mdev/drivers/vfio_ap_mdev", &format!("{MATRIX}/driver"));
+    link("../../../../kernel/iommu_groups/3", &format!("{MATRIX}/iommu_group"));
+    let (_, mdev) = MATRIX.rsplit_once('/').unwrap();
+    link("../../../../devices/vfio_ap/matrix", &format!("sys/kernel/iommu_groups/3/devices/{mdev}"));
+    for (path, text) in [
+        ("proc/cpuinfo", CPUINFO),
+        ("proc/sys/kernel/osrelease", "6.15.0-rc1\n"),
+        ("proc/self/status", "Name:\tadjunct\nCapEff:\t0000000000000000\n"),
+        (
+            "proc/self/limits",
+            "Limit     Soft Limit Hard Limit Units\nMax locked memory         8388608    8388608    bytes\n",
+        ),
+        ("dev/vfio/vfio", ""),
+        ("dev/vfio/3", ""),
+        ("dev/vfio/devices/vfio0", ""),
+        ("dev/iommu", ""),
+    ] {
+        put(root, path, text);
+    }
+    put(root, &format!("{MATRIX}/mdev_type/device_api"), "vfio-ap\n");
+    put(root, &format!("{MATRIX}/vfio-dev/vfio0/dev"), "511:0\n");
 }

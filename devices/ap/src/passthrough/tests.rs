@@ -12,55 +12,21 @@ use crycb::{Apqn, Matrix};
 use machine::Storage;
 use uuid::Uuid;
 
-use super::record::Recorder;
+use super::record::{Recorder, make_host};
 use super::*;
-use crate::host::tree::{make_sysfs, put};
-use crate::host::{ApHost, Description, EventKind, MatrixChange};
+use crate::host::tree::put;
+use crate::host::{EventKind, MatrixChange};
 
 pub(super) const ONE: &str = "62177883-f1bb-47f0-914d-32a22e3a8804";
-/// Two adapters and two domains for the guest; adapter 8 stays the host's, 7 does not exist.
-const HOST: &str = r#"{"adapters": [{"adapter": 5, "type": "CEX8A"}, {"adapter": 6, "type": "CEX7A"},
-    {"adapter": 8, "type": "CEX4A"}], "usage_domains": [4, "0x47"], "control_domains": [4, "0x47"],
-    "apmask": "-5,-6,-7", "mdevs": {"62177883-f1bb-47f0-914d-32a22e3a8804":
-    {"mdev_type": "vfio_ap-passthrough", "attrs": [{"assign_adapter": "5"}, {"assign_adapter": "6"},
-    {"assign_domain": "4"}, {"assign_domain": "0x47"}, {"assign_control_domain": "4"}]}}}"#;
-const CPUINFO: &str = "vendor_id       : IBM/S390\nfacilities      : 0 1 2 12 15 65 76\n";
 const MATRIX: &str = "sys/devices/vfio_ap/matrix/62177883-f1bb-47f0-914d-32a22e3a8804";
 
 pub(super) fn one() -> Uuid {
     ONE.parse().unwrap()
 }
 
-/// A host that is ready for a guest, by group and by character device.
 pub(super) fn host() -> tempfile::TempDir {
     let root = tempfile::tempdir().unwrap();
-    let state = ApHost::rehearsal_of(&Description::from_json(HOST).unwrap()).snapshot();
-    make_sysfs(&root.path().join("sys"), &state);
-    let link = |target: &str, path: &str| {
-        let path = root.path().join(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        symlink(target, path).unwrap();
-    };
-    link("../../../../bus/mdev/drivers/vfio_ap_mdev", &format!("{MATRIX}/driver"));
-    link("../../../../kernel/iommu_groups/3", &format!("{MATRIX}/iommu_group"));
-    link("../../../../devices/vfio_ap/matrix", &format!("sys/kernel/iommu_groups/3/devices/{ONE}"));
-    for (path, text) in [
-        ("proc/cpuinfo", CPUINFO),
-        ("proc/sys/kernel/osrelease", "6.15.0-rc1\n"),
-        ("proc/self/status", "Name:\tadjunct\nCapEff:\t0000000000000000\n"),
-        (
-            "proc/self/limits",
-            "Limit     Soft Limit Hard Limit Units\nMax locked memory         8388608    8388608    bytes\n",
-        ),
-        ("dev/vfio/vfio", ""),
-        ("dev/vfio/3", ""),
-        ("dev/vfio/devices/vfio0", ""),
-        ("dev/iommu", ""),
-    ] {
-        put(root.path(), path, text);
-    }
-    put(root.path(), &format!("{MATRIX}/mdev_type/device_api"), "vfio-ap\n");
-    put(root.path(), &format!("{MATRIX}/vfio-dev/vfio0/dev"), "511:0\n");
+    make_host(root.path());
     root
 }
 

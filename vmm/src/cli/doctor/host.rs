@@ -554,6 +554,38 @@ mod tests {
         check_as(but_mdevs, &[(attribute, Some(""))], "ap-sysfs", Poor, &[attribute]);
     }
 
+    /// What vfio_ap gave a guest against what its rules give.
+    #[test]
+    fn a_wrong_apcb_is_red() {
+        let root = tempfile::tempdir().unwrap();
+        ap::passthrough::record::make_host(root.path());
+        let apcb = |guest_matrix: &str| {
+            let path = format!("sys/devices/vfio_ap/matrix/{MDEV}/guest_matrix");
+            fs::write(root.path().join(path), guest_matrix).unwrap();
+            let checks = Host::new(root.path()).checks();
+            let rows: Vec<_> = checks.into_iter().filter(|check| check.name == "apcb").collect();
+            let [Check { verdict, found, cure, .. }] = &rows[..] else { panic!("one row: {rows:?}") };
+            (*verdict, format!("{found}; {}", cure.as_deref().unwrap_or("nothing to do")))
+        };
+        let (verdict, text) = apcb("05.0004\n05.0047\n06.0004\n06.0047\n");
+        assert_eq!(verdict, Verdict::Good, "{text}");
+        let (verdict, text) = apcb("05.0004\n05.0047\n06.0004\n06.0047\n08.0004\n08.0047\n");
+        assert_eq!(verdict, Verdict::Bad);
+        for part in [MDEV, "the guest's APCB is not what", "it has adapters 0x08; end the guest, and report"]
+        {
+            assert!(text.contains(part), "{text}");
+        }
+        let (verdict, text) = apcb("06.0004\n06.0047\n");
+        assert_eq!(verdict, Verdict::Bad);
+        assert!(
+            text.contains("it lacks adapters 0x05; a queue's reset failed") && text.contains("ap_config"),
+            "{text}"
+        );
+        fs::write(root.path().join("sys/bus/ap/ap_adapter_mask"), "zz").unwrap();
+        let (verdict, text) = apcb("");
+        assert!(verdict == Verdict::Note && text.contains("cannot be compared"), "{text}");
+    }
+
     #[test]
     fn a_laptop_is_no_failure() {
         let root = tree(&[("proc/cpuinfo", "vendor_id\t: GenuineIntel\n")]);
