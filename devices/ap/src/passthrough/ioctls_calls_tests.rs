@@ -4,12 +4,14 @@
 use std::os::fd::AsFd;
 use std::sync::Mutex;
 
+use crycb::Matrix;
 use scripted_kernel::{Answer, Answers, Call, Event, Memory, Script, Shape, block, number};
+use uuid::Uuid;
 use vmm_sys_util::eventfd::EFD_NONBLOCK;
 
 use super::super::kernel::{Vfio as _, VfioFiles};
 use super::super::tests::{DEVICE, GROUP, ONE, host, one};
-use super::super::{Guest, MdevName, Passthrough, Places};
+use super::super::{Guest, MdevName, Passthrough, Places, Plugged};
 use super::*;
 use crate::host::HostError;
 
@@ -321,6 +323,8 @@ struct Deaf;
 
 impl Guest for Deaf {
     fn configuration_changed(&self) {}
+    fn matrix_changed(&self, _: Uuid, _: &Matrix, _: &Matrix) {}
+    fn released(&self, _: &Plugged) {}
 }
 
 const GROUP_LIFE: [&str; 26] = [
