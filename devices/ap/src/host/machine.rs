@@ -1,11 +1,11 @@
 //! What the host needs of the machine below it: its AP instructions, and a support element to change it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crycb::{Apqn, Qci};
+use crycb::{Apqi, Apqn, Qci};
 
-use super::Lpar;
+use super::{Condition, LossCause, Lpar};
 use crate::lock::{Rank, RankedGuard, RankedMutex};
 use crate::queue::QueueStatistics;
 use crate::status::QueueInformation;
@@ -50,12 +50,15 @@ pub struct IdealMachine {
 struct Ideal {
     lpar: Lpar,
     resets: BTreeSet<Apqn>,
+    /// Queues that a change of the configuration emptied.
+    discards: BTreeMap<Apqn, LossCause>,
 }
 
 impl IdealMachine {
     /// A machine with this configuration.
     pub fn new(lpar: Lpar) -> Self {
-        Self { state: RankedMutex::new(Rank::Hardware, Ideal { lpar, resets: BTreeSet::new() }) }
+        let ideal = Ideal { lpar, resets: BTreeSet::new(), discards: BTreeMap::new() };
+        Self { state: RankedMutex::new(Rank::Hardware, ideal) }
     }
 
     /// The queues of the configuration that were reset, ascending.
@@ -63,8 +66,15 @@ impl IdealMachine {
         self.state().resets.iter().copied().collect()
     }
 
+    /// The queues whose requests and replies changes of the configuration discarded, without a reset.
+    pub(super) fn discards(&self) -> BTreeMap<Apqn, LossCause> {
+        self.state().discards.clone()
+    }
+
     pub(super) fn forget_resets(&self) {
-        self.state().resets.clear();
+        let mut state = self.state();
+        state.resets.clear();
+        state.discards.clear();
     }
 
     fn state(&self) -> RankedGuard<'_, Ideal> {
@@ -73,6 +83,31 @@ impl IdealMachine {
 }
 
 impl Lpar {
+    /// The queues that can have requests on them and lose those when the configuration becomes `after`.
+    fn discards(&self, after: &Self) -> impl Iterator<Item = (Apqn, LossCause)> {
+        let usage = after.qci().matrix.aqm;
+        let cause = move |installed: &super::Installed, apqn: Apqn| {
+            let now = after.adapter(apqn.apid()).filter(|_| usage.test(apqn.apqi().0));
+            match now {
+                None => Some(LossCause::Removed),
+                Some(now) if now.adapter != installed.adapter => Some(LossCause::Replaced),
+                Some(now) => match now.condition {
+                    Condition::Online => None,
+                    Condition::Offline => Some(LossCause::Offline),
+                    Condition::Checkstop => Some(LossCause::Checkstop),
+                },
+            }
+        };
+        // The queues of an adapter that is not online take nothing and were emptied when it became so.
+        let online = self.adapters().filter(|installed| installed.condition == Condition::Online);
+        let domains = self.qci().matrix.aqm;
+        let queues = online.flat_map(move |installed| {
+            let apqn = |domain| Apqn::new(installed.adapter.apid, Apqi(domain));
+            domains.iter().map(apqn).map(move |apqn| (installed, apqn)).collect::<Vec<_>>()
+        });
+        queues.filter_map(move |(installed, apqn)| Some((apqn, cause(installed, apqn)?)))
+    }
+
     /// What PQAP(TAPQ) answers where only the state of the adapter counts.
     pub(super) fn tapq(&self, apqn: Apqn) -> (u8, Option<QueueInformation>) {
         let qci = self.qci();
@@ -113,6 +148,9 @@ impl Machine for IdealMachine {
     fn pause(&self, _: Duration) {}
 
     fn configure(&self, lpar: &Lpar) {
-        self.state().lpar = lpar.clone();
+        let mut state = self.state();
+        let discards: Vec<_> = state.lpar.discards(lpar).collect();
+        state.discards.extend(discards);
+        state.lpar = lpar.clone();
     }
 }

@@ -60,7 +60,7 @@ pub use mdev::{Attribute, Mdev, MdevDefinition, MdevType, Start};
 pub use number::{Number, Pattern};
 pub use operation::Operation;
 pub use permissions::{Driver, MaskAttribute, Permissions};
-pub use plan::{BindingChange, GuestChange, Plan, Refusal};
+pub use plan::{BindingChange, Conflict, GuestChange, Loss, LossCause, Plan, Refusal};
 pub use snapshot::{AdapterIdentity, AdapterState, MdevState, QueueState, Snapshot};
 pub use sysfs::Sysfs;
 pub use vfio_ap::{BoundQueue, Effects, MAX_MDEVS, QueueStatus, VfioAp};
@@ -68,6 +68,7 @@ pub use watch::{Teller, WAITING, Wake, Watch, watch};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crycb::{Apqn, Matrix, Qci};
@@ -110,16 +111,29 @@ pub trait Guest: Send + Sync {
 }
 
 /// The VM of a rehearsal.
-struct Nobody(u64);
+struct Nobody {
+    id: u64,
+    /// Whether it was told of a change.
+    told: AtomicBool,
+}
 
 impl Guest for Nobody {
     fn id(&self) -> u64 {
-        self.0
+        self.id
     }
     fn set_hook(&self, _: bool) {}
     fn set_masks(&self, _: &Matrix) {}
-    fn config_changed(&self) {}
+    fn config_changed(&self) {
+        self.told.store(true, Ordering::Relaxed);
+    }
     fn request(&self) {}
+}
+
+/// What a host has besides that is a rehearsal.
+struct Rehearsal {
+    machine: Arc<IdealMachine>,
+    /// The VMs that have devices open.
+    guests: Vec<(Uuid, Arc<Nobody>)>,
 }
 
 /// A guest in the host's list, and its VM lock.
@@ -138,8 +152,7 @@ pub struct ApHost {
 
     // Connections.
     machine: Arc<dyn Machine>,
-    /// The machine again, in a rehearsal.
-    ideal: Option<Arc<IdealMachine>>,
+    rehearsal: Option<Rehearsal>,
     events: Events,
 
     // State, in the order of the locks.
@@ -184,6 +197,7 @@ impl ApHost {
         let machine = Arc::new(IdealMachine::new(lpar.clone()));
         let mut host = Self::bare(lpar, snapshot.permissions(), machine.clone());
         host.scan();
+        let mut nobodies = Vec::new();
         {
             let mut bus = host.bus.lock();
             for state in &snapshot.queues {
@@ -197,18 +211,15 @@ impl ApHost {
             for mdev in vfio_ap.mdevs() {
                 if let Some(id) = mdev.guest {
                     let vm = RankedMutex::with_key(Rank::Vm, id, ());
-                    guests.insert(mdev.uuid, Arc::new(Slot { guest: Arc::new(Nobody(id)), vm }));
+                    let nobody = Arc::new(Nobody { id, told: AtomicBool::new(false) });
+                    guests.insert(mdev.uuid, Arc::new(Slot { guest: nobody.clone(), vm }));
+                    nobodies.push((mdev.uuid, nobody));
                 }
             }
         }
         machine.forget_resets();
-        host.ideal = Some(machine);
+        host.rehearsal = Some(Rehearsal { machine, guests: nobodies });
         host
-    }
-
-    /// The queues reset since the rehearsal began, ascending.
-    fn rehearsed_resets(&self) -> Vec<Apqn> {
-        self.ideal.as_ref().map(|machine| machine.resets()).unwrap_or_default()
     }
 
     fn bare(lpar: Lpar, permissions: Permissions, machine: Arc<dyn Machine>) -> Self {
@@ -218,7 +229,7 @@ impl ApHost {
         Self {
             definitions: Vec::new(),
             machine,
-            ideal: None,
+            rehearsal: None,
             events: Events::default(),
             bus: RankedMutex::new(Rank::Bus, Bus::new(lpar)),
             permissions: RankedMutex::new(Rank::ApAttr, permissions),
@@ -512,6 +523,27 @@ impl ApHost {
         self.bus.lock().note_reset(apqn, &steps);
         steps.finish();
         Ok(())
+    }
+
+    /// Everything that stands in the way of an operation as things are, not only what it is refused for first.
+    fn obstacles(&self, operation: &Operation) -> Vec<HostError> {
+        let permissions = self.permissions.lock();
+        let _guests = self.guests.lock();
+        let vfio_ap = self.vfio_ap.lock();
+        match operation {
+            Operation::Write { mdev, attribute } => {
+                vfio_ap.obstacles(*mdev, std::slice::from_ref(attribute), &permissions)
+            }
+            Operation::Import { mdev, definition } => {
+                vfio_ap.obstacles(*mdev, &definition.attrs, &permissions)
+            }
+            Operation::WriteMask { mask, value } if permissions.overrides.is_empty() => {
+                let write = permissions.read_mask(*mask, value);
+                write.map_or_else(|e| vec![e], |w| vfio_ap.users(mask.name(), &w.reserved).collect())
+            }
+            Operation::WriteMask { mask, .. } => permissions.excluding(*mask).collect(),
+            _ => Vec::new(),
+        }
     }
 
     /// A scan of the AP bus, sysfs `scans`.

@@ -106,17 +106,35 @@ impl Permissions {
     /// The queues of `matrix` that the default drivers own, whether they exist or not: as a mediated device may be assigned
     /// what comes into being later (`ap_apqn_in_matrix_owned_by_def_drv`).
     pub fn owned_by_default(&self, matrix: &Matrix) -> Option<Matrix> {
-        let of = |override_for: bool| {
-            let named = self.overrides.iter().filter(|(apqn, _)| matrix.test(**apqn));
-            named.filter(move |(_, name)| (Driver::named(name) == Some(Driver::Default)) == override_for)
-        };
-        if let Some((apqn, _)) = of(true).next() {
+        self.all_owned_by_default(matrix).into_iter().next().map(|(owned, _)| owned)
+    }
+
+    /// The same, once for each override by which they own a queue, with that, and then what they own by the masks.
+    pub(super) fn all_owned_by_default(&self, matrix: &Matrix) -> Vec<(Matrix, Option<&str>)> {
+        let overridden = self.overrides.iter().filter(|(apqn, _)| matrix.test(**apqn));
+        let (theirs, others): (Vec<_>, Vec<_>) =
+            overridden.partition(|(_, name)| Driver::named(name) == Some(Driver::Default));
+        let one = |apqn: Apqn| {
             let apm = Mask256::EMPTY.with(apqn.apid().0);
-            return Some(Matrix { apm, aqm: Mask256::EMPTY.with(apqn.apqi().0), adm: Mask256::EMPTY });
+            Matrix { apm, aqm: Mask256::EMPTY.with(apqn.apqi().0), adm: Mask256::EMPTY }
+        };
+        let mut all: Vec<_> = theirs.iter().map(|(apqn, name)| (one(**apqn), Some(name.as_str()))).collect();
+        let mut owned = matrix.and(&self.masks());
+        owned.adm = Mask256::EMPTY;
+        let decided = theirs.iter().chain(&others).filter(|(apqn, _)| owned.test(**apqn)).count();
+        if owned.apm.count() as usize * owned.aqm.count() as usize > decided {
+            all.push((owned, None));
         }
-        let owned = matrix.and(&self.masks());
-        let overridden = of(false).filter(|(apqn, _)| owned.test(**apqn)).count();
-        (owned.apm.count() as usize * owned.aqm.count() as usize > overridden).then_some(owned)
+        all
+    }
+
+    /// A refusal for each override, all of which exclude the writes to the mask.
+    pub(super) fn excluding(&self, attribute: MaskAttribute) -> impl Iterator<Item = HostError> {
+        self.overrides.iter().map(move |(apqn, driver)| HostError::OverridesSet {
+            attribute: attribute.name(),
+            apqn: *apqn,
+            driver: driver.clone(),
+        })
     }
 
     /// Reads a text written to a mask: absolute, or relative to the mask as it is.
@@ -124,9 +142,8 @@ impl Permissions {
     /// # Errors
     /// [`HostError::Mask`]; [`HostError::OverridesSet`].
     pub(super) fn read_mask(&self, attribute: MaskAttribute, text: &str) -> Result<MaskWrite, HostError> {
-        if let Some((apqn, driver)) = self.overrides.iter().next() {
-            let (apqn, driver) = (*apqn, driver.clone());
-            return Err(HostError::OverridesSet { attribute: attribute.name(), apqn, driver });
+        if let Some(excluded) = self.excluding(attribute).next() {
+            return Err(excluded);
         }
         let before = match attribute {
             MaskAttribute::Apmask => self.apm,

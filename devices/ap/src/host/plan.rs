@@ -1,11 +1,14 @@
 //! What an operation would do, found by doing it to a copy.
 
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+
 use crycb::{Apqn, Mask256};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::number::{mask, queue_name, queue_names};
-use super::{ApHost, Attribute, Driver, HostError, MaskAttribute, Operation, Snapshot};
+use super::{ApHost, Attribute, Driver, HostError, MaskAttribute, Operation, Rehearsal, Snapshot};
 
 /// The effect of an operation on a host as it is now, if every queue works.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +23,41 @@ pub struct Plan {
     /// Queues that are reset: what is on them is lost.
     #[serde(with = "queue_names")]
     pub resets: Vec<Apqn>,
+    /// Queues whose requests and replies are lost, by a reset or otherwise, ascending.
+    #[serde(default)]
+    pub losses: Vec<Loss>,
+    /// Mediated devices whose VM is told that its configuration changed, or is asked for the device.
+    #[serde(default)]
+    pub told: Vec<Uuid>,
+}
+
+/// A queue that loses what is on it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loss {
+    /// The queue.
+    #[serde(with = "queue_name")]
+    pub queue: Apqn,
+    /// By what.
+    pub cause: LossCause,
+    /// Requests and replies on it now, where the host counts them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending: Option<u64>,
+}
+
+/// Why a queue loses its requests and replies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LossCause {
+    /// It is reset.
+    Reset,
+    /// Its adapter is deconfigured.
+    Offline,
+    /// Its adapter check-stops.
+    Checkstop,
+    /// Its adapter or its domain leaves the machine.
+    Removed,
+    /// Another card takes the place of its adapter.
+    Replaced,
 }
 
 /// Why an operation would be refused.
@@ -27,10 +65,26 @@ pub struct Plan {
 pub struct Refusal {
     /// The name of the error number.
     pub errno: String,
-    /// What is in the way.
+    /// What is in the way first.
     pub message: String,
-    /// Operations each list of which removes the obstacle.
+    /// Everything that is in the way, that first.
+    pub conflicts: Vec<Conflict>,
+}
+
+/// Something that is in the way of an operation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conflict {
+    /// What it is.
+    pub message: String,
+    /// Operations each list of which removes it.
     pub remedies: Vec<Vec<Operation>>,
+}
+
+impl Refusal {
+    /// The remedies of all conflicts, in their order. The operation needs one of each conflict.
+    pub fn remedies(&self) -> impl Iterator<Item = &Vec<Operation>> {
+        self.conflicts.iter().flat_map(|conflict| &conflict.remedies)
+    }
 }
 
 /// What changes in the matrix of a mediated device's guest.
@@ -70,24 +124,40 @@ impl Snapshot {
     /// What `operation` would do to a host in this state. Nothing is changed.
     pub fn plan(&self, operation: &Operation) -> Plan {
         let host = ApHost::rehearsal(self);
-        if let Operation::RemoveMdev { mdev } = operation {
+        let mut told = Vec::new();
+        if let Operation::RemoveMdev { mdev } = operation
+            && host.detach(*mdev).is_ok()
+        {
             // Its VM would be asked to give it back, and here it does.
-            let _ = host.detach(*mdev);
+            told.push(*mdev);
         }
         if let Err(error) = host.execute(operation) {
             let refusal = Refusal {
                 errno: error.errno().to_owned(),
                 message: error.to_string(),
-                remedies: error.remedies(),
+                conflicts: conflicts(error, self, operation),
             };
             return Plan { refusal: Some(refusal), ..Plan::default() };
         }
         let after = host.snapshot();
+        let Some(Rehearsal { machine, guests }) = &host.rehearsal else { unreachable!("it is a rehearsal") };
+        let resets = machine.resets();
+        let mut causes: BTreeMap<Apqn, LossCause> =
+            resets.iter().map(|apqn| (*apqn, LossCause::Reset)).collect();
+        // What is gone before it is reset is lost by that.
+        causes.extend(machine.discards());
+        let loss = |(queue, cause)| {
+            let state = self.queue(queue)?;
+            Some(Loss { queue, cause, pending: state.pending })
+        };
+        told.extend(guests.iter().filter(|(_, vm)| vm.told.load(Ordering::Relaxed)).map(|(mdev, _)| *mdev));
         Plan {
             refusal: None,
             guests: self.guest_changes(&after),
             bindings: self.binding_changes(&after),
-            resets: host.rehearsed_resets(),
+            losses: causes.into_iter().filter_map(loss).collect(),
+            resets,
+            told,
         }
     }
 
@@ -134,7 +204,28 @@ impl Snapshot {
     }
 }
 
+/// What stands in the way of an operation that was refused with `first`; that first.
+fn conflicts(first: HostError, state: &Snapshot, operation: &Operation) -> Vec<Conflict> {
+    let mut all = ApHost::rehearsal(state).obstacles(operation);
+    // A definition that is refused at one of its writes can want more of the same owner with those behind it.
+    match all.iter().position(|other| first.is_in_the_way_like(other)) {
+        Some(at) => all[..=at].rotate_right(1),
+        None => all.insert(0, first),
+    }
+    let conflict = |error: HostError| Conflict { message: error.to_string(), remedies: error.remedies() };
+    all.into_iter().map(conflict).collect()
+}
+
 impl HostError {
+    /// Whether the same owner is in the way, or the same thing.
+    fn is_in_the_way_like(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Shared { other: one, .. }, Self::Shared { other, .. }) => one == other,
+            (Self::HostOwned { overridden: None, .. }, Self::HostOwned { overridden: None, .. }) => true,
+            _ => self.to_string() == other.to_string(),
+        }
+    }
+
     /// Operations that remove what the operation was refused for: each list is one way, to be carried out in order. Empty where
     /// only the one who asked can know.
     pub fn remedies(&self) -> Vec<Vec<Operation>> {
@@ -264,10 +355,10 @@ mod tests {
             let state = host().snapshot();
             let refusal =
                 state.plan(&operation).refusal.unwrap_or_else(|| panic!("{operation:?} is not refused"));
-            assert!(!refusal.remedies.is_empty(), "{operation:?}");
-            for remedy in refusal.remedies {
+            assert!(refusal.remedies().next().is_some(), "{operation:?}");
+            for remedy in refusal.remedies() {
                 let host = host();
-                for step in &remedy {
+                for step in remedy {
                     overcome(&host, step, 8);
                 }
                 overcome(&host, &operation, 8);
@@ -287,5 +378,125 @@ mod tests {
             }
             overcome(host, operation, depth - 1);
         }
+    }
+
+    /// One remedy of each conflict, and the operation goes through: each is named, not only the first.
+    #[test]
+    fn every_conflict_is_named() {
+        #[track_caller]
+        fn check(state: &Snapshot, operation: &Operation, errno: &str, parts: &[&str]) {
+            let refusal = state.plan(operation).refusal.expect("a refusal");
+            let host = ApHost::rehearsal(state);
+            let error = host.execute(operation).unwrap_err();
+            assert_eq!((refusal.errno.as_str(), &refusal.message), (errno, &error.to_string()));
+            let messages: Vec<&str> = refusal.conflicts.iter().map(|c| c.message.as_str()).collect();
+            assert_eq!(messages.len(), parts.len(), "{messages:#?}");
+            for (message, part) in messages.iter().zip(parts) {
+                assert!(message.contains(part), "{message}: {part}");
+            }
+            for which in [0, 1] {
+                let host = ApHost::rehearsal(state);
+                for conflict in &refusal.conflicts {
+                    for step in &conflict.remedies[which % conflict.remedies.len()] {
+                        host.execute(step).unwrap();
+                    }
+                }
+                host.execute(operation).unwrap();
+            }
+        }
+        let three = "e4a64c22-1b73-4b78-b28a-437fa1b1c834";
+        let shared = |queue: &str, mdev: &str| format!("queue {queue} is assigned to mdev {mdev}");
+        let builtin = ApHost::builtin().snapshot();
+        let both = [shared("05.0047", TWO), shared("06.0047", three)];
+        let both = [both[0].as_str(), both[1].as_str()];
+        check(&builtin, &write(ONE, Attribute::AssignDomain("0x47".into())), "EADDRINUSE", &both);
+        // The host's own come first, as the kernel looks at them first.
+        let mask = |bits: &[u8]| bits.iter().copied().collect::<Mask256>();
+        let all = format!("{},{},{}", mask(&[5, 6, 7]), mask(&[5, 0x47]), Mask256::EMPTY);
+        let wanted = write(ONE, Attribute::ApConfig(all));
+        check(&builtin, &wanted, "EADDRNOTAVAIL", &["queue 07.0005 is owned", both[0], both[1]]);
+        // What a definition wants with all of its writes, of whom.
+        let definition = serde_json::from_str(
+            r#"{"mdev_type": "vfio_ap-passthrough", "attrs": [{"assign_adapter": "5"}, {"assign_domain": "0x47"},
+               {"assign_domain": "0xff"}, {"assign_adapter": "6"}, {"assign_domain": "0x154"}]}"#,
+        );
+        let definition = Operation::Import { mdev: Uuid::nil(), definition: definition.unwrap() };
+        let refusal = builtin.plan(&definition).refusal.unwrap();
+        assert_eq!(refusal.errno, "EADDRINUSE");
+        let messages: Vec<_> = refusal.conflicts.iter().map(|c| c.message.as_str()).collect();
+        assert!(messages[0].contains("05.0047, 05.00ff") && messages[1].contains("06.0047"), "{messages:?}");
+        assert!(messages[2].contains("0x154") && messages.len() == 3, "{messages:?}");
+        // Masks: each device that has what they would take, each override that excludes them.
+        let free =
+            builtin.after(&Operation::WriteMask { mask: MaskAttribute::Aqmask, value: "+0-255".into() });
+        let mask = Operation::WriteMask { mask: MaskAttribute::Apmask, value: "+5-6".into() };
+        check(&free, &mask, "EBUSY", &[ONE, TWO, three]);
+        let mut overridden = ApHost::rehearsal_of(
+            &super::super::Description::from_json(
+                r#"{"adapters": [{"adapter": 5, "type": "CEX8A"}], "usage_domains": [4, 5]}"#,
+            )
+            .unwrap(),
+        )
+        .snapshot();
+        for queue in &mut overridden.queues {
+            queue.driver_override = Some("vfio_ap".into());
+        }
+        check(&overridden, &mask, "EINVAL", &["queue 05.0004", "queue 05.0005"]);
+    }
+
+    /// What a change discards is in its plan, with how much it is where that is known, and who is told.
+    #[test]
+    fn losses_are_planned() {
+        let mut state = ApHost::builtin().snapshot();
+        state.mdevs[0].attached = true;
+        for queue in &mut state.queues {
+            queue.pending = (queue.queue.apid().0 != 6).then_some(u64::from(queue.queue == Apqn(0x0504)));
+        }
+        let state = &state;
+        #[track_caller]
+        fn check(
+            state: &Snapshot,
+            operation: &Operation,
+            cause: LossCause,
+            losses: &[(u16, u64)],
+            told: bool,
+        ) {
+            let plan = state.plan(operation);
+            let want = losses.iter().map(|&(queue, pending)| Loss {
+                queue: Apqn(queue),
+                cause,
+                pending: Some(pending),
+            });
+            assert_eq!(plan.losses, want.collect::<Vec<_>>(), "{operation:?}");
+            let one: Uuid = ONE.parse().unwrap();
+            assert_eq!(plan.told, if told { vec![one] } else { vec![] }, "{operation:?}");
+        }
+        let change = |change| Operation::Configure { changes: vec![change] };
+        let set =
+            |adapter, condition| change(LparChange::SetCondition { adapter: Number(adapter), condition });
+        let five = [(0x0504, 1), (0x0547, 0), (0x05ab, 0), (0x05ff, 0)];
+        check(state, &set(5, Condition::Offline), LossCause::Offline, &five, true);
+        check(state, &set(5, Condition::Checkstop), LossCause::Checkstop, &five, true);
+        let remove = change(LparChange::RemoveAdapter { adapter: Number(5) });
+        check(state, &remove, LossCause::Removed, &five, true);
+        let mut adapter = super::super::Description::builtin().adapters()[0].clone();
+        adapter.generation = super::super::Generation::Cex6;
+        check(state, &change(LparChange::ChangeType { adapter }), LossCause::Replaced, &five, true);
+        check(state, &set(5, Condition::Online), LossCause::Offline, &[], false);
+        let ten = [(0x0a04, 0), (0x0a47, 0), (0x0aab, 0), (0x0aff, 0)];
+        check(state, &set(0xa, Condition::Offline), LossCause::Offline, &ten, false);
+        // Where it is not known how much, that is not said.
+        let plan = state.plan(&change(LparChange::RemoveDomain { domain: Number(4) }));
+        let loss = |queue, pending| Loss { queue: Apqn(queue), cause: LossCause::Removed, pending };
+        assert_eq!(plan.losses, [loss(0x0504, Some(1)), loss(0x0604, None), loss(0x0a04, Some(0))]);
+        assert_eq!(plan.resets, []);
+        // A queue that was emptied has nothing to lose.
+        let offline = state.after(&set(5, Condition::Offline));
+        assert_eq!(offline.plan(&remove).losses, []);
+        let unbind = state.plan(&Operation::Unbind { queue: Apqn(0x0504) });
+        assert_eq!(unbind.losses[0], Loss { queue: Apqn(0x0504), cause: LossCause::Reset, pending: Some(1) });
+        assert_eq!(state.plan(&Operation::RemoveMdev { mdev: ONE.parse().unwrap() }).told.len(), 1);
+        let json = serde_json::to_string(&unbind).unwrap();
+        assert_eq!(serde_json::from_str::<Plan>(&json).unwrap(), unbind);
     }
 }

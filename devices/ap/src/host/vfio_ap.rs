@@ -295,13 +295,43 @@ impl VfioAp {
     /// # Errors
     /// [`HostError::MaskInUse`].
     pub fn in_use(&self, attribute: &'static str, reserved: &Matrix) -> Result<(), HostError> {
-        for mdev in &self.mdevs {
-            if mdev.matrix.shared_apqns(reserved).next().is_some() {
-                let queues = Box::new(Matrix { adm: Mask256::EMPTY, ..mdev.matrix.and(reserved) });
-                return Err(HostError::MaskInUse { attribute, mdev: mdev.uuid, queues });
+        self.users(attribute, reserved).next().map_or(Ok(()), Err)
+    }
+
+    /// A refusal for each mediated device that has a queue of `reserved`, in the order in which Linux looks.
+    pub(super) fn users(
+        &self,
+        attribute: &'static str,
+        reserved: &Matrix,
+    ) -> impl Iterator<Item = HostError> {
+        let users = self.mdevs.iter().filter(|m| m.matrix.shared_apqns(reserved).next().is_some());
+        users.map(move |mdev| {
+            let queues = Box::new(Matrix { adm: Mask256::EMPTY, ..mdev.matrix.and(reserved) });
+            HostError::MaskInUse { attribute, mdev: mdev.uuid, queues }
+        })
+    }
+
+    /// Everything that refuses these writes, one after the other, to the mediated device, as if nothing did. A device that
+    /// does not exist is taken for one with nothing assigned.
+    pub(super) fn obstacles(
+        &self,
+        uuid: Uuid,
+        attributes: &[Attribute],
+        permissions: &Permissions,
+    ) -> Vec<HostError> {
+        let view = View { driver: self, permissions };
+        let mut matrix = self.mdev(uuid).map(|mdev| mdev.matrix).unwrap_or_default();
+        let (before, mut obstacles) = (matrix, Vec::new());
+        for attribute in attributes {
+            match attribute.write(uuid, matrix, &Unowned(&view)) {
+                Ok(after) => matrix = after,
+                Err(error) => obstacles.push(error),
             }
         }
-        Ok(())
+        if matrix != before {
+            obstacles.splice(0..0, view.owners(uuid, &matrix));
+        }
+        obstacles
     }
 
     /// The device is opened by the VM `guest`, which gets the APCB as it is (`vfio_ap_mdev_set_kvm`). Only if a queue's last
@@ -479,17 +509,40 @@ impl Surroundings for View<'_> {
     /// Both checks look at every APQN of the matrix, whether such a queue exists or not, as `vfio_ap_mdev_validate_masks`
     /// does: what comes into being later must not belong to two.
     fn check_owners(&self, mdev: Uuid, matrix: &Matrix) -> Result<(), HostError> {
-        if let Some(queues) = self.permissions.owned_by_default(matrix) {
-            let overridden = self.permissions.overrides.get(&queues.apqns().next().expect("one at least"));
-            let overridden = overridden.cloned();
-            return Err(HostError::HostOwned { mdev, queues: queues.into(), overridden });
-        }
-        for other in self.driver.mdevs.iter().filter(|m| m.uuid != mdev) {
-            if matrix.shared_apqns(&other.matrix).next().is_some() {
-                let queues = Box::new(Matrix { adm: Mask256::EMPTY, ..matrix.and(&other.matrix) });
-                return Err(HostError::Shared { mdev, other: other.uuid, queues });
-            }
-        }
+        self.owners(mdev, matrix).next().map_or(Ok(()), Err)
+    }
+}
+
+impl View<'_> {
+    /// A refusal for each owner of queues in the matrix, in the order in which Linux looks: the default drivers, then the other
+    /// mediated devices.
+    fn owners(&self, mdev: Uuid, matrix: &Matrix) -> impl Iterator<Item = HostError> {
+        let reserved = self.permissions.all_owned_by_default(matrix).into_iter().map(move |(queues, by)| {
+            HostError::HostOwned { mdev, queues: queues.into(), overridden: by.map(str::to_owned) }
+        });
+        let matrix = *matrix;
+        let others = self
+            .driver
+            .mdevs
+            .iter()
+            .filter(move |m| m.uuid != mdev && matrix.shared_apqns(&m.matrix).next().is_some());
+        let shared = others.map(move |other| {
+            let queues = Box::new(Matrix { adm: Mask256::EMPTY, ..matrix.and(&other.matrix) });
+            HostError::Shared { mdev, other: other.uuid, queues }
+        });
+        reserved.chain(shared)
+    }
+}
+
+/// The same surroundings, where no queue has an owner.
+struct Unowned<'a>(&'a View<'a>);
+
+impl Surroundings for Unowned<'_> {
+    fn highest(&self) -> (u8, u8) {
+        self.0.highest()
+    }
+
+    fn check_owners(&self, _: Uuid, _: &Matrix) -> Result<(), HostError> {
         Ok(())
     }
 }
