@@ -209,6 +209,43 @@ fn guests_share_a_host_and_one_is_killed() {
     daemon.until_attached(TWO, false);
 }
 
+/// What a plan says is lost, is: the request of a guest whose adapter is deconfigured, or whose domain goes.
+#[test]
+fn plans_name_the_requests_that_are_lost() {
+    let ap = |daemon: &Daemon, words: &[&str]| {
+        let address = format!("unix:{}", daemon.socket.display());
+        let output = command().args(["ap", "--host", &address]).args(words).output().unwrap();
+        assert!(output.status.success(), "{words:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for (words, lost) in [
+        (
+            &["adapter", "offline", "5"][..],
+            "deconfigured, with loss of what is on them: 05.0004 (1 pending) 05.0047",
+        ),
+        (&["adapter", "checkstop", "5"], "check-stopped, with loss of what is on them: 05.0004 (1 pending)"),
+        (
+            &["adapter", "remove", "5"],
+            "removed from the machine, with loss of what is on them: 05.0004 (1 pending)",
+        ),
+        (
+            &["domain", "remove", "4"],
+            "removed from the machine, with loss of what is on them: 05.0004 (1 pending)",
+        ),
+        (&["unbind", "05.0004"], "reset, with loss of what is on them: 05.0004 (1 pending)"),
+    ] {
+        let daemon = Daemon::start();
+        let _guest = daemon.guest(ONE, &enqueue(MINE));
+        let pending = |snapshot: &Snapshot| snapshot.queue(MINE).and_then(|queue| queue.pending);
+        daemon.until("a request", |snapshot| pending(snapshot) == Some(1));
+        let plan = ap(&daemon, &[&["plan"], words].concat());
+        assert!(plan.contains(lost) && plan.contains(&format!("the guest of mdev {ONE}")), "{plan}");
+        assert_eq!(pending(&daemon.snapshot()), Some(1), "a plan does nothing");
+        ap(&daemon, words);
+        assert_eq!(pending(&daemon.snapshot()).unwrap_or(0), 0, "{words:?}");
+    }
+}
+
 #[test]
 fn a_running_guest_sees_what_comes_and_goes() {
     #[track_caller]

@@ -630,10 +630,13 @@ fn ap_of_a_guest() {
     until(|| UnixStream::connect(&socket).is_ok());
     let ap = |words: &[&str]| {
         let run = |flag: &str, socket: &Path| {
+            let address = format!("unix:{}", socket.display());
             let mut command = program::command();
-            command.args(["ap", flag, &format!("unix:{}", socket.display())]).args(words);
+            command.args(["ap", flag, &address]).args(words);
             let output = command.stdin(Stdio::null()).output().unwrap();
-            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            // The commands that they print are for where each is.
+            let place = format!("adjunct ap {flag} {address} ");
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace(&place, "adjunct ap HERE ");
             (output.status.code(), text(&output.stdout), text(&output.stderr))
         };
         let (ours, theirs) = (run("--guest", &guest.socket()), run("--host", &socket));

@@ -277,7 +277,10 @@ fn an_event_of_any_size() {
     let mut talk = negotiated();
     talk.send(br#"{"execute":"x-subscribe","arguments":{"events":["*"]}}"#);
     talk.read();
-    let kind = ap::host::EventKind::Adapter { adapter: "x".repeat(2 * LONGEST_LINE) };
+    let kind = ap::host::EventKind::Adapter {
+        adapter: "x".repeat(2 * LONGEST_LINE),
+        condition: ap::host::Condition::Offline,
+    };
     let event = Box::new(ap::host::Event { number: 1, kind });
     talk.board().control.events().post(Event::ApHost { event, guest: false });
     talk.board().control.events().post(Event::Resume);
@@ -357,7 +360,13 @@ fn events_are_of_their_types() {
     all.extend([ResetCause::Guest, ResetCause::Management].map(Event::Reset));
     all.extend([None, Some("ap0".to_owned())].map(Event::DeviceDeleted));
     all.extend([Event::Stop, Event::Resume, Event::PowerDown, Event::Clients(1)]);
-    let event = ap::host::Event { number: 1, kind: ap::host::EventKind::Configuration };
+    let event = ap::host::Event {
+        number: 1,
+        kind: ap::host::EventKind::Configuration {
+            added: crycb::Matrix::EMPTY,
+            removed: crycb::Matrix::EMPTY,
+        },
+    };
     all.push(Event::ApHost { event: Box::new(event), guest: false });
     all.push(Event::ApRequest { queue: queues[0], length: 8, left_out: 0 });
     let mut rows: Vec<_> = super::commands::EVENTS.iter().map(|row| row.name).collect();

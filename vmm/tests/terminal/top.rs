@@ -73,15 +73,15 @@ fn plugging_and_unplugging() {
     for (columns, lines) in [(80, 24), (132, 43)] {
         let (daemon, terminal) = (Daemon::start(), Terminal::open(columns, lines));
         terminal.run(&top(&daemon));
-        let parts = ["05 CEX8C [a] a  a  a", "> 62177883-f1bb-47f0-914d-32a22e3a8804", LAST];
+        let parts = ["05 CEX8C [a] o  a  o", "> 62177883-f1bb-47f0-914d-32a22e3a8804", LAST];
         let screen = terminal.shows_all(&parts);
         assert!(screen.lines().nth(usize::from(lines) - 1).unwrap().starts_with("plug: a d c b"), "{screen}");
         until_watched(&daemon, &terminal);
         terminal.keys(&["Down", "Down", "Right"]);
-        terminal.shows("0a CEX8P  . [a]");
+        terminal.shows("0a CEX8P  . [o]");
         terminal.keys(&["Left", "a"]);
         terminal.shows("Do this?");
-        let line = "adjunct ap assign 62177883-f1bb-47f0-914d-32a22e3a8804 --adapter 0xa";
+        let line = "--adapter 0xa";
         terminal.shows_all(&["+ 0a.0004 0a.00ab", line]);
         let mut client = Client::connect(&daemon.socket()).unwrap();
         let has = |client: &mut Client| client.snapshot().unwrap().mdev(ONE).unwrap().matrix.apm.test(10);
@@ -92,9 +92,9 @@ fn plugging_and_unplugging() {
         terminal.keys(&["a"]);
         terminal.shows("+ 0a.0004");
         terminal.keys(&["y"]);
-        terminal.shows("0a CEX8P [a] a  a");
+        terminal.shows("0a CEX8P [a] o  a");
         terminal.shows("mdev 62177883 guest matrix: +0a.0004 +0a.00ab");
-        terminal.shows("done: adjunct ap assign");
+        terminal.shows("done: adjunct ap --host unix:");
         assert!(has(&mut client));
 
         // Somebody else's doing is seen, too.
@@ -217,7 +217,7 @@ fn a_guest() {
         String::from_utf8(output.stdout).unwrap()
     };
     let text = once("");
-    assert!(text.contains("05 CEX8C [#] a  #  a") && text.contains("1 in use"), "{text}");
+    assert!(text.contains("05 CEX8C [#] o  #  o") && text.contains("1 in use"), "{text}");
     assert!(text.contains("> 62177883-f1bb-47f0-914d-32a22e3a8804 +"), "{text}");
     assert!(text.contains("05.0004 CEX8C vfio_ap   in use          0.0       0     8        -"), "{text}");
     let text = once("Down Down a");
@@ -225,9 +225,11 @@ fn a_guest() {
     let text = once("Down Down a y");
     assert!(text.contains("done: ") && text.contains("0a CEX8P [#]"), "{text}");
     let text = once("Down Down a y B y");
-    assert!(text.contains("done: adjunct ap unbind 0a.0004") && text.contains("0a CEX8P [?]"), "{text}");
+    let place = format!("done: adjunct ap --guest unix:{}", socket.display());
+    assert!(text.contains(&format!("{place} unbind 0a.0004")), "{text}");
+    assert!(text.contains("0a.0004 this device's, not plugged, no driver"), "{text}");
     let text = once("Down Down b y");
-    assert!(text.contains("done: adjunct ap bind 0a.0004") && text.contains("0a CEX8P [#]"), "{text}");
+    assert!(text.contains(&format!("{place} bind 0a.0004")) && text.contains("0a CEX8P [#]"), "{text}");
     if possible() {
         let terminal = Terminal::open(80, 24);
         terminal.run(&format!("{} top {}", program::words().join(" "), socket.display()));
@@ -245,9 +247,9 @@ fn a_guest() {
         terminal.shows("mdev 62177883 guest matrix: -0a.0004 -0a.00ab");
         terminal.shows("0a CEX8P  .");
         terminal.keys(&["A"]);
-        terminal.shows("reset, with loss of what is on them: 05.0004 05.00ab");
+        terminal.shows("reset, with loss of what is on them: 05.0004 (0 pending)");
         terminal.keys(&["y"]);
-        terminal.shows("05 CEX8C [.] a  .");
+        terminal.shows("05 CEX8C [.] o  .");
         process.end();
         terminal.shows("no connection, trying again");
         terminal.keys(&["q"]);
@@ -297,11 +299,11 @@ fn one_frame() {
     let (status, text, error) = once(&[]);
     assert_eq!((status, error.as_str()), (Some(0), ""));
     assert_eq!(text.lines().count(), 24);
-    assert!(text.contains("05 CEX8C [a] a  a  a") && !text.contains('\x1b'), "{text}");
+    assert!(text.contains("05 CEX8C [a] o  a  o") && !text.contains('\x1b'), "{text}");
     let (_, text, _) = once(&["--size", "100x30", "--press", "Down Down a"]);
     assert!(text.lines().count() == 30 && text.contains("+ 0a.0004 0a.00ab"), "{text}");
     let (_, text, _) = once(&["--press", "Down Down a y", "--looks", "3"]);
-    assert!(text.contains("done: adjunct ap assign"), "{text}");
+    assert!(text.contains(&format!("done: adjunct ap --host {address} assign")), "{text}");
     assert!(
         Client::connect(&daemon.socket()).unwrap().snapshot().unwrap().mdev(ONE).unwrap().matrix.apm.test(10)
     );

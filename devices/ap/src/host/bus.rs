@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use crycb::{Apid, Apqi, Apqn, Matrix};
 
 use super::permissions::Driver;
-use super::{HostError, Lpar, Machine};
+use super::{Condition, HostError, Lpar, Machine};
 
 /// The bits of TAPQ's general register 2 that make a card what it is; when one of them changes, the card is another.
 const CARD_BITS: u64 = 0xffff_0000_ffff_0f0f;
@@ -77,8 +77,8 @@ pub(super) trait Drivers {
     /// `on_scan_complete`.
     fn scan_complete(&mut self);
 
-    /// A card or queue device's `config` or `chkstop` changed.
-    fn state_changed(&mut self, apid: Apid);
+    /// A card device's `config` or `chkstop` changed, and the adapter is like this now.
+    fn state_changed(&mut self, apid: Apid, condition: Condition);
 }
 
 /// What TAPQ says about a queue that exists.
@@ -130,7 +130,7 @@ impl Bus {
             self.remove_card(apid, drivers);
         }
         if self.cards.insert(apid, card).is_some_and(|before| before != card) {
-            drivers.state_changed(apid);
+            drivers.state_changed(apid, Condition::of(config, chkstop));
         }
         for apqi in 0..=max {
             self.scan_queue(Apqn::new(apid, Apqi(apqi)), machine, drivers);

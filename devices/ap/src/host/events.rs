@@ -6,9 +6,9 @@ use crycb::{Apid, Apqi, Apqn, Mask256, Matrix};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::Driver;
-use super::number::{domain_names, queue_names};
+use super::number::{domain_names, matrix, queue_names};
 use super::watch::{Teller, Wake, Watch, watch};
+use super::{Condition, Driver};
 use crate::lock::{Rank, RankedGuard, RankedMutex};
 
 /// An event with its number. Numbers are those of one host, ascending by one; a gap was dropped.
@@ -71,11 +71,17 @@ pub enum EventKind {
         apmask: String,
         aqmask: String,
     },
-    /// The host's configuration changed: adapters, domains or control domains came or went.
-    Configuration,
-    /// An adapter was configured, deconfigured or check-stopped.
+    /// The host's configuration changed: these adapters, domains and control domains came, these went.
+    Configuration {
+        #[serde(with = "matrix")]
+        added: Matrix,
+        #[serde(with = "matrix")]
+        removed: Matrix,
+    },
+    /// An adapter was configured, deconfigured or check-stopped, and is so now.
     Adapter {
         adapter: String,
+        condition: Condition,
     },
     /// A reset did not end in time, or not well.
     ResetFailed {
@@ -151,6 +157,11 @@ impl MatrixChange {
 }
 
 impl EventKind {
+    /// The change of the host's configuration.
+    pub(crate) fn configuration(before: &Matrix, after: &Matrix) -> Self {
+        Self::Configuration { added: after.minus(before), removed: before.minus(after) }
+    }
+
     /// The mediated device that it happened to.
     pub fn mdev(&self) -> Option<Uuid> {
         match self {
@@ -247,11 +258,12 @@ mod tests {
     fn each_watcher_is_told_everything() {
         let events = Events::default();
         let (one, other) = (events.subscribe(Box::new(|| {})), events.subscribe(Box::new(|| {})));
-        events.emit(EventKind::Configuration);
+        let first = EventKind::MdevCreated { mdev: Uuid::nil() };
+        events.emit(first.clone());
         drop(other);
         events.emit(EventKind::Lost);
         assert_eq!(events.list().watchers.len(), 1, "the one that has gone is forgotten");
-        let numbers = [(1, EventKind::Configuration), (2, EventKind::Lost)];
+        let numbers = [(1, first), (2, EventKind::Lost)];
         assert!(one.try_iter().eq(numbers.map(|(number, kind)| Event { number, kind })));
     }
 }

@@ -23,6 +23,15 @@ pub enum Condition {
 }
 
 impl Condition {
+    /// How an adapter with these sysfs attributes is: a deconfigured one is not told to be check-stopped too.
+    pub(super) const fn of(config: bool, chkstop: bool) -> Self {
+        match (config, chkstop) {
+            (false, _) => Self::Offline,
+            (true, true) => Self::Checkstop,
+            (true, false) => Self::Online,
+        }
+    }
+
     /// What the hardware calls it.
     pub const fn state(self) -> AdapterState {
         match self {

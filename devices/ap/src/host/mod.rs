@@ -24,6 +24,7 @@
 mod adapter;
 pub mod apcb;
 mod bus;
+mod changes;
 mod description;
 mod error;
 mod events;

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::bus::{Drivers, OLDEST_TYPE};
 use super::vfio_ap::{Effects, VfioAp};
-use super::{ApHost, Driver, EventKind, Guests, HostError, RESET_INTERVAL, RESET_LOOKS, Slot};
+use super::{ApHost, Condition, Driver, EventKind, Guests, HostError, RESET_INTERVAL, RESET_LOOKS, Slot};
 use crycb::filter::passable_after;
 
 /// An operation going on.
@@ -276,7 +276,7 @@ impl Drivers for Steps<'_> {
         let mut vfio_ap = self.host.vfio_ap.lock();
         vfio_ap.configuration_added(&added);
         vfio_ap.set_configuration(*now);
-        self.host.events.emit(EventKind::Configuration);
+        self.host.events.emit(EventKind::configuration(before, now));
     }
 
     fn probe(&mut self, apqn: Apqn, driver: Driver, last_reset: u8) {
@@ -321,8 +321,8 @@ impl Drivers for Steps<'_> {
         }
     }
 
-    fn state_changed(&mut self, apid: Apid) {
-        self.host.events.emit(EventKind::Adapter { adapter: apid.to_string() });
+    fn state_changed(&mut self, apid: Apid, condition: Condition) {
+        self.host.events.emit(EventKind::Adapter { adapter: apid.to_string(), condition });
         let guests = self.host.guests.lock();
         let vfio_ap = self.host.vfio_ap.lock();
         for (uuid, slot) in guests.iter() {

@@ -7,13 +7,14 @@
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crycb::{Apqn, Mask256, Matrix};
 use uuid::Uuid;
 
 use super::{
-    AdapterIdentity, AdapterState, Condition, Driver, HostError, LparChange, MdevState, Number, Operation,
-    QueueState, QueueStatus, Snapshot,
+    AdapterIdentity, AdapterState, Condition, Driver, Event, HostError, LparChange, MdevState, Number,
+    Operation, QueueState, QueueStatus, Snapshot,
 };
 
 /// The sysfs of a host.
@@ -78,6 +79,34 @@ impl Sysfs {
         };
         state.mdevs = self.mdevs(&state)?;
         Ok(state)
+    }
+
+    /// Looks at the host again and again, with this time between, and calls `each` for what is different, until it answers
+    /// false. The events are numbered from 1.
+    ///
+    /// # Errors
+    /// Those of [`snapshot`](Self::snapshot), the first time or twice in a row: once it can be a change that is being made.
+    pub fn watch(&self, every: Duration, each: &mut dyn FnMut(&Event) -> bool) -> Result<(), HostError> {
+        let (mut before, mut number, mut failed) = (self.snapshot()?, 0, false);
+        loop {
+            std::thread::sleep(every);
+            let after = match self.snapshot() {
+                Ok(after) => after,
+                Err(error) if failed => return Err(error),
+                Err(_) => {
+                    failed = true;
+                    continue;
+                }
+            };
+            failed = false;
+            for kind in before.changes(&after) {
+                number += 1;
+                if !each(&Event { number, kind }) {
+                    return Ok(());
+                }
+            }
+            before = after;
+        }
     }
 
     /// Cards and queues. A device that vanishes while it is read is left out.
@@ -254,11 +283,7 @@ fn card(path: &Path, number: u8) -> Result<AdapterState, HostError> {
     let type_name = read(&path.join("type"))?;
     let off = optional(&path.join("config"))?.is_some_and(|text| text == "0");
     let stopped = optional(&path.join("chkstop"))?.is_some_and(|text| text == "1");
-    let condition = match (off, stopped) {
-        (true, _) => Condition::Offline,
-        (_, true) => Condition::Checkstop,
-        _ => Condition::Online,
-    };
+    let condition = Condition::of(!off, stopped);
     Ok(AdapterState { installed: AdapterIdentity::Seen { adapter: Number(number), type_name }, condition })
 }
 
@@ -376,7 +401,7 @@ fn errno_name(error: &io::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::tree::{make_sysfs, put};
-    use super::super::{ApHost, Attribute, Description, MaskAttribute};
+    use super::super::{ApHost, Attribute, Description, EventKind, MaskAttribute};
     use super::*;
 
     const ONE: &str = "62177883-f1bb-47f0-914d-32a22e3a8804";
@@ -449,5 +474,72 @@ mod tests {
         let error = host.execute(&Operation::RemoveMdev { mdev }).unwrap_err();
         assert_eq!(error.errno(), "ENOENT");
         assert!(error.to_string().contains(ONE), "{error}");
+    }
+
+    /// What another changes is told, whichever attribute shows it.
+    #[test]
+    fn a_real_host_is_watched() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        let state = mixed();
+        make_sysfs(root, &state);
+        // As the kernel does it, nobody sees half of an attribute.
+        let write = |path: &str, text: &str| {
+            put(root, "new", text);
+            fs::rename(root.join("new"), root.join(path)).unwrap();
+        };
+        let device = |name: &str| format!("devices/vfio_ap/matrix/{ONE}/{name}");
+        let mask = |numbers: &[u8]| numbers.iter().copied().collect::<Mask256>();
+        let host = Sysfs::new(root.to_owned());
+        let (told, events) = std::sync::mpsc::channel();
+        let watcher = std::thread::spawn(move || {
+            host.watch(Duration::from_millis(1), &mut |event| told.send(event.clone()).is_ok())
+        });
+        // It begins with a look of which nobody is told; whoever is told of a change has begun.
+        for config in ["1", "0"].iter().cycle() {
+            write("bus/ap/devices/card08/config", config);
+            if let Ok(first) = events.recv_timeout(Duration::from_millis(20)) {
+                assert_eq!(first.number, 1);
+                break;
+            }
+        }
+        let mut number = 1;
+        let mut next = |want: EventKind| {
+            loop {
+                let event = events.recv_timeout(Duration::from_secs(60)).expect("an event");
+                number += 1;
+                assert_eq!(event.number, number);
+                if !matches!(&event.kind, EventKind::Adapter { adapter, .. } if adapter == "08") {
+                    break assert_eq!(event.kind, want);
+                }
+            }
+        };
+        let mdev: Uuid = ONE.parse().unwrap();
+        let assigned = |attribute: &str, value: &str| EventKind::Assigned {
+            mdev,
+            attribute: attribute.into(),
+            value: value.into(),
+        };
+        let guest = |before: Matrix, after: Matrix| EventKind::guest_matrix(mdev, &before, &after).unwrap();
+        write("bus/ap/devices/card06/config", "0");
+        next(EventKind::Adapter { adapter: "06".into(), condition: Condition::Offline });
+        write("bus/ap/apmask", &format!("{}\n", mask(&[])));
+        next(EventKind::Masks { apmask: mask(&[]).to_string(), aqmask: state.aqmask.to_string() });
+        fs::remove_file(root.join("bus/ap/devices/05.0047/driver")).unwrap();
+        next(EventKind::Unbound { queue: "05.0047".into(), driver: Driver::VfioAp });
+        write(&device("control_domains"), "0004\n0009\n");
+        next(assigned("assign_control_domain", "0x4"));
+        let had = state.mdevs[0].guest_matrix;
+        next(guest(had, Matrix { adm: mask(&[4, 9]), ..had }));
+        write(&device("guest_matrix"), "");
+        next(guest(Matrix { adm: mask(&[4, 9]), ..had }, Matrix { adm: mask(&[4, 9]), ..Matrix::EMPTY }));
+        write("bus/ap/ap_usage_domain_mask", &format!("{}\n", mask(&[4, 5])));
+        let domains = |numbers: &[u8]| Matrix { aqm: mask(numbers), ..Matrix::EMPTY };
+        next(EventKind::Configuration { added: domains(&[5]), removed: domains(&[0x47]) });
+        fs::rename(root.join(format!("devices/vfio_ap/matrix/{ONE}")), root.join("gone")).unwrap();
+        next(EventKind::MdevRemoved { mdev });
+        drop(events);
+        fs::rename(root.join("gone"), root.join(format!("devices/vfio_ap/matrix/{ONE}"))).unwrap();
+        watcher.join().unwrap().unwrap();
     }
 }

@@ -139,7 +139,7 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     fn event(number: u64) -> Event {
-        Event { number, kind: EventKind::Configuration }
+        Event { number, kind: EventKind::MdevCreated { mdev: uuid::Uuid::nil() } }
     }
 
     fn lost(number: u64) -> Event {

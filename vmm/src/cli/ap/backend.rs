@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use ap::host::remote::{Client, RemoteError};
 use ap::host::{ApHost, Description, Event, HostError, Operation, Snapshot};
 
+use uuid::Uuid;
+
 use super::guest::GuestHost;
 use super::sysfs::Sysfs;
 
@@ -16,11 +18,17 @@ pub trait Backend {
     /// Carries an operation out.
     fn execute(&mut self, operation: &Operation) -> Result<(), HostError>;
 
+    /// The mediated device of the guest that the host was reached through.
+    fn own_mdev(&mut self) -> Result<Option<Uuid>, HostError> {
+        Ok(None)
+    }
+
     /// Calls `each` for every event until it answers false.
     fn watch(&mut self, each: &mut dyn FnMut(&Event) -> bool) -> Result<(), HostError>;
 }
 
 /// Where the host is, as the flags say.
+#[derive(Clone, Debug)]
 pub struct Place {
     pub host: Option<String>,
     pub guest: Option<String>,
@@ -28,15 +36,33 @@ pub struct Place {
     pub sysfs: PathBuf,
 }
 
+impl Place {
+    /// Where sysfs is, if nothing is said.
+    pub const SYSFS: &str = "/sys";
+
+    /// The flags that name this place: a command that is to do something here needs them.
+    pub fn flags(&self) -> Vec<String> {
+        let path = |path: &Path| path.display().to_string();
+        let (flag, value) = match self {
+            Self { description: Some(file), .. } => ("--description", path(file)),
+            Self { guest: Some(address), .. } => ("--guest", address.clone()),
+            Self { host: Some(address), .. } => ("--host", address.clone()),
+            Self { sysfs, .. } if *sysfs != Path::new(Self::SYSFS) => ("--sysfs", path(sysfs)),
+            _ => return Vec::new(),
+        };
+        vec![flag.to_owned(), value]
+    }
+}
+
 /// Reaches the host.
-pub fn open(place: Place) -> Result<Box<dyn Backend>, HostError> {
-    if let Some(path) = place.description {
-        return Ok(Box::new(Described::read(&path)?));
+pub fn open(place: &Place) -> Result<Box<dyn Backend>, HostError> {
+    if let Some(path) = &place.description {
+        return Ok(Box::new(Described::read(path)?));
     }
-    if let Some(address) = place.guest {
-        return Ok(Box::new(GuestHost::connect(&address)?));
+    if let Some(address) = &place.guest {
+        return Ok(Box::new(GuestHost::connect(address)?));
     }
-    if let Some(address) = place.host {
+    if let Some(address) = &place.host {
         let path = address.strip_prefix("unix:").ok_or_else(|| {
             remote(
                 "EINVAL",
@@ -49,7 +75,7 @@ pub fn open(place: Place) -> Result<Box<dyn Backend>, HostError> {
         }));
     }
     if place.sysfs.join("bus/ap").is_dir() {
-        return Ok(Box::new(Sysfs::new(place.sysfs)));
+        return Ok(Box::new(Sysfs::new(place.sysfs.clone())));
     }
     Err(remote(
         "ENODEV",

@@ -7,9 +7,11 @@ use ap::host::{
     Adapter, Attribute, Card, Condition, Description, Driver, HostError, LparChange, MaskAttribute,
     MdevDefinition, Number, Operation, Snapshot,
 };
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use crycb::{Apid, Apqn, Mask256, Matrix};
 use uuid::Uuid;
+
+use super::backend::Place;
 
 /// A verb that changes something.
 #[derive(Clone, Debug, Subcommand)]
@@ -110,12 +112,12 @@ pub enum MdevVerb {
 }
 
 #[derive(Clone, Debug, Args)]
+#[command(group(ArgGroup::new("what").required(true).multiple(true).args(["adapter", "domain", "control_domain"])))]
 pub struct Assignment {
     /// The mediated device
     mdev: Uuid,
     /// Adapters
-    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = number,
-          required_unless_present_any = ["domain", "control_domain"])]
+    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = number)]
     adapter: Vec<u8>,
     /// Usage domains
     #[arg(long, value_name = "N", value_delimiter = ',', value_parser = number)]
@@ -375,13 +377,20 @@ fn definition(file: Option<&PathBuf>, json: Option<&str>) -> Result<MdevDefiniti
     serde_json::from_str(&text).map_err(HostError::Json)
 }
 
-/// The command that carries the operation out, or several with `&&` between.
-pub fn command_line(operation: &Operation) -> String {
+/// The command that carries the operation out at this place, or several with `&&` between.
+pub fn command_line(place: &Place, operation: &Operation) -> String {
     let command = |words: Vec<String>| {
-        let quoted: Vec<_> = words.iter().map(|word| quote(word)).collect();
-        format!("adjunct ap {}", quoted.join(" "))
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        command_at(place, &words)
     };
     commands(operation).into_iter().map(command).collect::<Vec<_>>().join(" && ")
+}
+
+/// `adjunct ap` at this place, with these words behind.
+pub fn command_at(place: &Place, words: &[&str]) -> String {
+    let flags = place.flags();
+    let words = flags.iter().map(String::as_str).chain(words.iter().copied());
+    words.fold("adjunct ap".to_owned(), |line, word| format!("{line} {}", quote(word)))
 }
 
 /// A word as a shell takes it.

@@ -9,6 +9,7 @@ use ap::host::{AdapterState, Event, EventKind, HostError, MatrixChange, Operatio
 use crycb::{Apqn, Mask256};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use uuid::Uuid;
 
 use super::backend::{Backend, remote};
 use crate::cli::client::{Client, Message};
@@ -179,6 +180,12 @@ impl Backend for GuestHost {
     fn execute(&mut self, operation: &Operation) -> Result<(), HostError> {
         let (name, arguments) = command(operation)?;
         self.command(&name, &arguments).map(drop)
+    }
+
+    fn own_mdev(&mut self) -> Result<Option<Uuid>, HostError> {
+        let told = self.command("x-query-ap", &Map::new())?;
+        let Some(mdev) = told["device"].get("mdev") else { return Ok(None) };
+        serde_json::from_value(mdev.clone()).map(Some).map_err(|e| self.nonsense(e))
     }
 
     fn watch(&mut self, each: &mut dyn FnMut(&Event) -> bool) -> Result<(), HostError> {

@@ -13,7 +13,9 @@ mod sysfs;
 use std::io::Write;
 use std::path::PathBuf;
 
-use ap::host::{HostError, MdevState, Operation, Snapshot, explain as explain_mdev, explain_matrix};
+use ap::host::{
+    Conflict, HostError, MdevState, Operation, Snapshot, explain as explain_mdev, explain_matrix,
+};
 use clap::{Args, Subcommand};
 use crycb::{Mask256, Matrix};
 use uuid::Uuid;
@@ -40,7 +42,7 @@ pub struct Ap {
     #[arg(long, value_name = "FILE", global = true, conflicts_with = "host")]
     description: Option<PathBuf>,
     /// Where sysfs of this machine's own host is
-    #[arg(long, value_name = "DIRECTORY", default_value = "/sys", global = true)]
+    #[arg(long, value_name = "DIRECTORY", default_value = Place::SYSFS, global = true)]
     sysfs: PathBuf,
     #[command(subcommand)]
     verb: Verb,
@@ -56,7 +58,7 @@ enum Verb {
     },
     /// A picture: adapters by domains, and whom each queue serves
     Matrix {
-        /// The mediated device whose guest is `this`
+        /// The mediated device in the foreground; with --guest, that guest's
         #[arg(long, value_name = "UUID")]
         mdev: Option<Uuid>,
         /// As JSON
@@ -120,13 +122,20 @@ impl Ap {
     fn run_to(self, out: &mut dyn Write) -> Result<(), Failure> {
         let place =
             Place { host: self.host, guest: self.guest, description: self.description, sysfs: self.sysfs };
-        let mut backend = backend::open(place).map_err(|e| refused(&e))?;
+        let mut backend = backend::open(&place).map_err(|e| refused(&e))?;
         match self.verb {
             Verb::List { json: true } => print::json(out, &snapshot(&mut *backend)?)?,
             Verb::List { json: false } => print::list(out, &snapshot(&mut *backend)?)?,
             Verb::Matrix { mdev, json } => {
                 let state = snapshot(&mut *backend)?;
-                let picture = picture::Picture::of(&state, mdev);
+                let this = match mdev {
+                    Some(_) => mdev,
+                    None => backend.own_mdev().map_err(|e| refused(&e))?,
+                };
+                if let Some(mdev) = this {
+                    of(&state, Some(mdev))?;
+                }
+                let picture = picture::Picture::of(&state, this);
                 if json { print::json(out, &picture)? } else { write!(out, "{picture}")? }
             }
             Verb::Change(Change::Mdev(MdevVerb::Show { mdev, json })) => {
@@ -170,7 +179,7 @@ impl Ap {
                     if json {
                         print::json(out, &plan)?
                     } else {
-                        print::plan(out, &operation, &plan)?
+                        print::plan(out, &place, &operation, &plan)?
                     }
                     if let Some(refusal) = plan.refusal {
                         return Err(Failure::Refused(format!("{} ({})", refusal.message, refusal.errno)));
@@ -192,7 +201,7 @@ impl Ap {
                 let state = snapshot(&mut *backend)?;
                 for operation in change.operations(&state).map_err(|e| refused(&e))? {
                     if let Err(error) = backend.execute(&operation) {
-                        return Err(Failure::Refused(explain(&state, &operation, &error)));
+                        return Err(Failure::Refused(explain(&place, &state, &operation, &error)));
                     }
                 }
             }
@@ -242,20 +251,13 @@ pub(super) fn one_line(error: &HostError) -> String {
     format!("{text} ({})", error.errno())
 }
 
-/// A refusal, with the commands that remove its reason: found by trying the operation on a copy of the host.
-fn explain(state: &Snapshot, operation: &Operation, error: &HostError) -> String {
-    let mut text = one_line(error);
-    let remedies = match state.plan(operation).refusal {
-        Some(refusal) if refusal.errno == error.errno() => refusal.remedies,
-        _ => error.remedies(),
+/// A refusal, with the commands that remove its reasons: found by trying the operation on a copy of the host.
+fn explain(place: &Place, state: &Snapshot, operation: &Operation, error: &HostError) -> String {
+    let conflicts = match state.plan(operation).refusal {
+        Some(refusal) if refusal.errno == error.errno() => refusal.conflicts,
+        _ => vec![Conflict { message: error.to_string(), remedies: error.remedies() }],
     };
-    for (at, way) in remedies.iter().enumerate() {
-        text += if at == 0 { "\nremedy:" } else { "\n    or:" };
-        for operation in way {
-            text += &format!("\n    {}", grammar::command_line(operation));
-        }
-    }
-    text
+    one_line(error) + &print::remedies(place, &conflicts, "\n")
 }
 
 #[cfg(test)]

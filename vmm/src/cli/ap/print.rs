@@ -3,14 +3,15 @@
 use std::io::{self, Write};
 
 use ap::host::{
-    AdapterState, Condition, Driver, Event, EventKind, Fate, MatrixChange, MdevState, Operation, Plan,
-    QueueState, QueueStatus, Snapshot,
+    AdapterState, Condition, Conflict, Driver, Event, EventKind, Fate, Loss, LossCause, MatrixChange,
+    MdevState, Operation, Plan, QueueState, QueueStatus, Snapshot,
 };
 use comfy_table::{CellAlignment, Table, presets};
-use crycb::{Apqn, Mask256};
+use crycb::{Apqn, Mask256, Matrix};
 use serde::Serialize;
 use uuid::Uuid;
 
+use super::backend::Place;
 use super::grammar::command_line;
 
 /// As JSON, one document.
@@ -163,18 +164,38 @@ fn queues(list: &[Apqn]) -> String {
     list.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
 
-/// What a change would do.
-pub fn plan(out: &mut dyn Write, operation: &Operation, plan: &Plan) -> io::Result<()> {
-    writeln!(out, "{}", command_line(operation))?;
-    if let Some(refusal) = &plan.refusal {
-        writeln!(out, "  refused with {}: {}", refusal.errno, refusal.message)?;
-        for (at, way) in refusal.remedies.iter().enumerate() {
-            writeln!(out, "  {}", if at == 0 { "remedy:" } else { "or:" })?;
+/// What removes each of the conflicts, of which the first has been told. Every line begins with `line`.
+pub fn remedies(place: &Place, conflicts: &[Conflict], line: &str) -> String {
+    let mut text = String::new();
+    for (at, conflict) in conflicts.iter().enumerate() {
+        if at > 0 {
+            text += &format!("{line}also in the way: {}", conflict.message);
+        }
+        for (at, way) in conflict.remedies.iter().enumerate() {
+            text += &format!("{line}{}", if at == 0 { "remedy:" } else { "or:" });
             for operation in way {
-                writeln!(out, "    {}", command_line(operation))?;
+                text += &format!("{line}  {}", command_line(place, operation));
             }
         }
-        return Ok(());
+    }
+    text
+}
+
+/// Queues that lose what is on them by this cause, with how much that is where it is known.
+fn losses(plan: &Plan, cause: LossCause) -> Vec<String> {
+    let name = |loss: &Loss| match loss.pending {
+        Some(pending) => format!("{} ({pending} pending)", loss.queue),
+        None => loss.queue.to_string(),
+    };
+    plan.losses.iter().filter(|loss| loss.cause == cause).map(name).collect()
+}
+
+/// What a change would do.
+pub fn plan(out: &mut dyn Write, place: &Place, operation: &Operation, plan: &Plan) -> io::Result<()> {
+    writeln!(out, "{}", command_line(place, operation))?;
+    if let Some(refusal) = &plan.refusal {
+        let remedies = remedies(place, &refusal.conflicts, "\n  ");
+        return writeln!(out, "  refused with {}: {}{remedies}", refusal.errno, refusal.message);
     }
     for guest in &plan.guests {
         let who = if guest.attached { "the guest of mdev" } else { "mdev (without a guest)" };
@@ -195,11 +216,25 @@ pub fn plan(out: &mut dyn Write, operation: &Operation, plan: &Plan) -> io::Resu
         let name = |driver: Option<Driver>| driver.map_or("none", Driver::name);
         writeln!(out, "  queue {}: driver {} -> {}", change.queue, name(change.from), name(change.to))?;
     }
-    if !plan.resets.is_empty() {
-        writeln!(out, "  reset, with loss of what is on them: {}", queues(&plan.resets))?;
+    for mdev in plan.told.iter().filter(|mdev| plan.guests.iter().all(|guest| guest.mdev != **mdev)) {
+        writeln!(out, "  the guest of mdev {mdev} keeps its queues and is told of the change")?;
     }
-    if plan.guests.is_empty() && plan.bindings.is_empty() && plan.resets.is_empty() {
-        writeln!(out, "  changes no guest, no binding, and resets nothing")?;
+    for (cause, what) in [
+        (LossCause::Offline, "deconfigured"),
+        (LossCause::Checkstop, "check-stopped"),
+        (LossCause::Removed, "removed from the machine"),
+        (LossCause::Replaced, "replaced by those of another card"),
+        (LossCause::Reset, "reset"),
+    ] {
+        let lost = losses(plan, cause);
+        if !lost.is_empty() {
+            writeln!(out, "  {what}, with loss of what is on them: {}", lost.join(" "))?;
+        }
+    }
+    let changes =
+        [plan.guests.is_empty(), plan.bindings.is_empty(), plan.losses.is_empty(), plan.told.is_empty()];
+    if changes == [true; 4] {
+        writeln!(out, "  changes no guest, no binding, and discards nothing")?;
     }
     Ok(())
 }
@@ -269,12 +304,27 @@ pub fn event_text(kind: &EventKind) -> String {
         EventKind::Bound { queue, driver } => format!("queue {queue} bound to {}", driver.name()),
         EventKind::Unbound { queue, driver } => format!("queue {queue} unbound from {}", driver.name()),
         EventKind::Masks { apmask, aqmask } => format!("apmask {apmask} aqmask {aqmask}"),
-        EventKind::Configuration => "the machine's configuration changed".into(),
-        EventKind::Adapter { adapter } => format!("adapter {adapter} changed its state"),
+        EventKind::Configuration { added, removed } => {
+            let part = |sign: char, matrix: &Matrix| {
+                let masks =
+                    [("adapters", matrix.apm), ("domains", matrix.aqm), ("control domains", matrix.adm)];
+                let some = masks.iter().filter(|(_, mask)| !mask.is_empty());
+                some.map(|(kind, mask)| format!(" {sign} {kind} {}", numbers(mask))).collect::<String>()
+            };
+            format!("the machine's configuration:{}{}", part('+', added), part('-', removed))
+        }
+        EventKind::Adapter { adapter, condition } => {
+            let state = match condition {
+                Condition::Online => "online",
+                Condition::Offline => "offline",
+                Condition::Checkstop => "check-stopped",
+            };
+            format!("adapter {adapter} is {state} now")
+        }
         EventKind::ResetFailed { queue, response_code } => {
             format!("reset of queue {queue} failed with response code {response_code:02x}")
         }
-        EventKind::Lost => "events were lost; `adjunct ap list` shows how things are".into(),
+        EventKind::Lost => "events were lost; `list` shows how things are".into(),
     }
 }
 

@@ -1,10 +1,15 @@
 //! This machine's own AP host.
 
+use std::time::Duration;
+
 use ap::host::{Event, HostError, Operation, Snapshot};
 
-use super::backend::{Backend, remote};
+use super::backend::Backend;
 
 pub use ap::host::Sysfs;
+
+/// How often the host is looked at by who watches it: the kernel announces its changes piece by piece, and not all.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 impl Backend for Sysfs {
     fn snapshot(&mut self) -> Result<Snapshot, HostError> {
@@ -15,12 +20,7 @@ impl Backend for Sysfs {
         Sysfs::execute(self, operation)
     }
 
-    fn watch(&mut self, _: &mut dyn FnMut(&Event) -> bool) -> Result<(), HostError> {
-        Err(remote(
-            "EOPNOTSUPP",
-            "a real host does not let an operator watch the host; `udevadm monitor --subsystem-match=ap --property` shows \
-             what it announces"
-                .to_owned(),
-        ))
+    fn watch(&mut self, each: &mut dyn FnMut(&Event) -> bool) -> Result<(), HostError> {
+        Sysfs::watch(self, LOOK_EVERY, each)
     }
 }

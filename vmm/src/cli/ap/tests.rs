@@ -32,6 +32,11 @@ fn operations(words: &[&str]) -> Vec<Operation> {
     }
 }
 
+/// This machine's own host.
+fn real() -> Place {
+    Place { host: None, guest: None, description: None, sysfs: Place::SYSFS.into() }
+}
+
 /// An operation's commands mean that operation.
 #[track_caller]
 fn round_trip(operation: &Operation) {
@@ -50,7 +55,7 @@ fn round_trip(operation: &Operation) {
         }
         _ => got,
     };
-    assert_eq!(merged, std::slice::from_ref(operation), "{}", grammar::command_line(operation));
+    assert_eq!(merged, std::slice::from_ref(operation), "{}", grammar::command_line(&real(), operation));
 }
 
 fn numbers() -> impl Strategy<Value = Number> {
@@ -141,16 +146,17 @@ fn several_numbers_are_one_write() {
     let want = "0x0630".to_owned() + &"0".repeat(60);
     assert_eq!(text.split(',').next().unwrap(), want, "5, 6, 0xa and 0xb");
     let one = operations(&["unassign", ONE, "--domain", "171"]);
-    assert_eq!(grammar::command_line(&one[0]), format!("adjunct ap unassign {ONE} --domain 0xab"));
+    assert_eq!(grammar::command_line(&real(), &one[0]), format!("adjunct ap unassign {ONE} --domain 0xab"));
     let both = operations(&["adapter", "offline", "5", "0x6"]);
     assert_eq!(both.len(), 1, "one change of the machine, one report to a guest");
-    assert_eq!(grammar::command_line(&both[0]), "adjunct ap adapter offline 0x5 0x6");
+    assert_eq!(grammar::command_line(&real(), &both[0]), "adjunct ap adapter offline 0x5 0x6");
 }
 
 #[test]
 fn bad_words() {
     for (words, part) in [
-        (&["assign", ONE][..], "required"),
+        (&["assign", ONE][..], "<--adapter <N>|--domain <N>|--control-domain <N>>"),
+        (&["unassign", ONE], "<--adapter <N>|--domain <N>|--control-domain <N>>"),
         (&["assign", ONE, "--adapter", "256"], "0 to 255"),
         (&["assign", "1234", "--adapter", "5"], "invalid value '1234'"),
         (&["bind", "05-0004"], "aa.dddd"),
@@ -171,10 +177,10 @@ fn printed(description: &str, words: &[&str]) -> String {
     let words: Vec<&str> = ["--description", path].iter().chain(words).copied().collect();
     let mut out = Vec::new();
     let end = Words::try_parse_from(&words).unwrap().ap.run_to(&mut out);
-    let text = String::from_utf8(out).unwrap();
+    let text = String::from_utf8(out).unwrap().replace(path, "FILE");
     match end {
         Ok(()) => text,
-        Err(Failure::Refused(why)) => format!("{text}refused: {why}\n"),
+        Err(Failure::Refused(why)) => format!("{text}refused: {}\n", why.replace(path, "FILE")),
         Err(Failure::Output(error)) => panic!("{error}"),
     }
 }
@@ -216,11 +222,61 @@ fn refusals_name_the_remedy() {
     let state = mixed();
     let operation = operations(&["assign", ONE, "--adapter", "8"]).remove(0);
     let kernel = backend::remote("EADDRNOTAVAIL", "write to x: Cannot assign requested address".into());
-    let text = explain(&state, &operation, &kernel);
-    assert!(
-        text.contains("\n    adjunct ap mask apmask -0x8\n    or:\n    adjunct ap mask aqmask -0x4"),
-        "{text}"
-    );
+    let text = explain(&real(), &state, &operation, &kernel);
+    let remedies = "\nremedy:\n  adjunct ap mask apmask -0x8\nor:\n  adjunct ap mask aqmask -0x4";
+    assert!(text.ends_with(remedies), "{text}");
+    // Where the operator is, there the remedy is to be done.
+    let there = Place { guest: Some("unix:/run/my guest".into()), ..real() };
+    let text = explain(&there, &state, &operation, &kernel);
+    assert!(text.contains("\n  adjunct ap --guest 'unix:/run/my guest' mask apmask -0x8\n"), "{text}");
     let other = backend::remote("EIO", "write to x: failed".into());
-    assert_eq!(explain(&state, &operation, &other), "write to x: failed (EIO)");
+    assert_eq!(explain(&real(), &state, &operation, &other), "write to x: failed (EIO)");
+}
+
+/// Every flag that names a place is in the commands for it, so that a command copied from the screen goes where it is meant.
+#[test]
+fn commands_name_their_place() {
+    #[track_caller]
+    fn check(flags: &[&str], want: &str) {
+        let words = [flags, &["list"]].concat();
+        let ap = Words::try_parse_from(words).unwrap().ap;
+        let place = Place { host: ap.host, guest: ap.guest, description: ap.description, sysfs: ap.sysfs };
+        let unbind = Operation::Unbind { queue: Apqn(0x0504) };
+        assert_eq!(grammar::command_line(&place, &unbind), format!("adjunct ap {want}unbind 05.0004"));
+        let again: Vec<&str> = want.split_whitespace().chain(["unbind", "05.0004"]).collect();
+        let again = Words::try_parse_from(again).unwrap().ap;
+        let again = Place {
+            host: again.host,
+            guest: again.guest,
+            description: again.description,
+            sysfs: again.sysfs,
+        };
+        assert_eq!(again.flags(), place.flags());
+    }
+    check(&[], "");
+    check(&["--host", "unix:/run/ap"], "--host unix:/run/ap ");
+    check(&["--guest", "unix:q1"], "--guest unix:q1 ");
+    check(&["--sysfs", "/tmp/sys"], "--sysfs /tmp/sys ");
+    check(&["--sysfs", "/sys"], "");
+    check(&["--description", "h.json"], "--description h.json ");
+}
+
+/// One's own cells and another's look different, whatever is wrong with them.
+#[test]
+fn pictures_tell_devices_apart() {
+    let (one, two): (Uuid, Uuid) = (ONE.parse().unwrap(), TWO.parse().unwrap());
+    let mut state = ApHost::builtin().snapshot();
+    for mdev in state.mdevs.iter_mut().filter(|mdev| mdev.uuid == one || mdev.uuid == two) {
+        mdev.attached = true;
+    }
+    let change = |state: &Snapshot, words: &[&str]| state.after(&operations(words).remove(0));
+    let picture = |state: &Snapshot, this| picture::Picture::of(state, this).to_string();
+    insta::assert_snapshot!("picture-of-any", picture(&state, None));
+    insta::assert_snapshot!("picture-of-one", picture(&state, Some(one)));
+    insta::assert_snapshot!("picture-of-two", picture(&state, Some(two)));
+    let offline = change(&state, &["adapter", "offline", "5"]);
+    let offline = change(&offline, &["adapter", "checkstop", "0xa"]);
+    let mut offline = change(&offline, &["unbind", "6.4"]);
+    offline.mdevs[0].matrix.aqm.set(9);
+    insta::assert_snapshot!("picture-of-trouble", picture(&offline, Some(one)));
 }

@@ -9,9 +9,11 @@ use ratatui::style::{Color, Modifier, Style, Stylize};
 use ratatui::symbols::border;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Clear, Paragraph};
+use uuid::Uuid;
 
 use super::model::{App, Message, Mode};
-use crate::cli::ap::picture::Cell;
+use crate::cli::ap::backend::Place;
+use crate::cli::ap::picture::{Serves, Trouble};
 use crate::cli::ap::print;
 
 /// What the terminal can show.
@@ -57,16 +59,22 @@ impl Paint {
         if self.0.colour { Style::new().fg(colour) } else { Style::new() }
     }
 
-    fn cell(&self, cell: Cell) -> Style {
-        match cell {
-            Cell::Host => self.colour(Color::Blue),
-            Cell::This => self.colour(Color::Green).bold(),
-            Cell::Other => self.colour(Color::Magenta),
-            Cell::Assigned | Cell::Absent => self.colour(Color::Yellow),
-            Cell::Free | Cell::None => Style::new(),
-            Cell::Offline => self.colour(Color::DarkGray),
-            Cell::Checkstopped | Cell::Unbound => self.colour(Color::Red).bold(),
-            Cell::Control => self.colour(Color::Cyan),
+    fn serves(&self, serves: Serves) -> Style {
+        match serves {
+            Serves::Host => self.colour(Color::Blue),
+            Serves::This => self.colour(Color::Green).bold(),
+            Serves::Other => self.colour(Color::Magenta),
+            Serves::Assigned => self.colour(Color::Yellow),
+            Serves::Free | Serves::None => Style::new(),
+            Serves::Control => self.colour(Color::Cyan),
+        }
+    }
+
+    fn trouble(&self, trouble: Trouble) -> Style {
+        match trouble {
+            Trouble::Offline => self.colour(Color::DarkGray),
+            Trouble::Checkstopped | Trouble::Unbound => self.colour(Color::Red).bold(),
+            Trouble::Absent => self.colour(Color::Yellow),
         }
     }
 
@@ -110,10 +118,10 @@ pub fn draw(frame: &mut Frame<'_>, app: &App, look: Look) {
         Mode::Help => popup(frame, &paint, "Help", help(&paint), "any key: back"),
         Mode::Confirm { operation, plan } => {
             let width = usize::from(area.width.min(100) - 6);
-            let (title, hint) = match plan {
+            let (title, hint) = match plan.as_deref() {
                 None => ("One moment", "n: leave it".to_owned()),
                 Some(Plan { refusal: None, .. }) => ("Do this?", "y: do it   n: leave it".into()),
-                Some(Plan { refusal: Some(refusal), .. }) => match refusal.remedies.len().min(9) {
+                Some(Plan { refusal: Some(refusal), .. }) => match refusal.remedies().count().min(9) {
                     0 => ("This would be refused", "n: back".into()),
                     1 => ("This would be refused", "1: plan the first step of the remedy   n: back".into()),
                     count => (
@@ -122,7 +130,7 @@ pub fn draw(frame: &mut Frame<'_>, app: &App, look: Look) {
                     ),
                 },
             };
-            popup(frame, &paint, title, planned(operation, plan.as_ref(), width), &hint);
+            popup(frame, &paint, title, planned(&app.place, operation, plan.as_deref(), width), &hint);
         }
     }
 }
@@ -170,11 +178,15 @@ fn grid(app: &App, paint: &Paint, area: Rect) -> Vec<Line<'static>> {
         spans.push(Span::raw(format!(" {:<1$}", adapter.type_name, usize::from(HEAD) - 3)));
         for column_at in columns.clone() {
             let cell = adapter.cells[column_at];
-            let glyph = Span::styled(cell.glyph().to_string(), paint.cell(cell));
+            let glyph = Span::styled(cell.serves.glyph().to_string(), paint.serves(cell.serves));
+            let trouble = cell.trouble.map_or(Span::raw(" "), |trouble| {
+                Span::styled(trouble.glyph().to_string(), paint.trouble(trouble))
+            });
             if (at, column_at) == (row, column) {
+                // What is wrong with this one is said beside it.
                 spans.extend([Span::raw("["), glyph, Span::raw("]")]);
             } else {
-                spans.extend([Span::raw(" "), glyph, Span::raw(" ")]);
+                spans.extend([trouble, glyph, Span::raw(" ")]);
             }
         }
         lines.push(Line::from(spans));
@@ -185,11 +197,15 @@ fn grid(app: &App, paint: &Paint, area: Rect) -> Vec<Line<'static>> {
 fn panel(app: &App, paint: &Paint, area: Rect) -> Vec<Line<'static>> {
     let Some(state) = &app.state else { return vec![Line::raw("waiting for the state")] };
     let width = usize::from(area.width);
-    let cell = app.cell().unwrap_or(Cell::None);
-    let mut lines = vec![Line::from(vec![
+    let cell = app.cell().unwrap_or_default();
+    let mut words = vec![
         Span::styled(format!("{} ", app.selected), Style::new().bold()),
-        Span::styled(cell.meaning(), paint.cell(cell)),
-    ])];
+        Span::styled(cell.serves.meaning(app.picture.mdev), paint.serves(cell.serves)),
+    ];
+    if let Some(trouble) = cell.trouble {
+        words.push(Span::styled(format!(", {}", trouble.meaning()), paint.trouble(trouble)));
+    }
+    let mut lines = vec![Line::from(words)];
     let driver = |queue: &QueueState| queue.driver.map_or("no driver", Driver::name);
     let driver = state.queue(app.selected).map_or("no such queue", driver);
     let mdev = state.mdev_of(app.selected).map(|mdev| format!(", of {}", &mdev.uuid.to_string()[..8]));
@@ -201,7 +217,7 @@ fn panel(app: &App, paint: &Paint, area: Rect) -> Vec<Line<'static>> {
     }
     lines.push(Line::styled("mediated devices (+ a guest has it)", paint.heading()));
     if state.mdevs.is_empty() {
-        lines.push(Line::raw("none; adjunct ap mdev create"));
+        lines.push(Line::raw(format!("none; {}", app.create_mdev())));
     }
     let at = state.mdevs.iter().position(|mdev| Some(mdev.uuid) == app.mdev).unwrap_or(0);
     let room = usize::from(area.height).saturating_sub(lines.len() + 1).max(1);
@@ -343,25 +359,32 @@ fn first_line(text: &str) -> String {
     text.lines().next().unwrap_or_default().to_owned()
 }
 
+/// Keys and signs. A sign of trouble stands before the one it is about.
 fn help(paint: &Paint) -> Vec<Line<'static>> {
     let mut lines: Vec<_> = HELP.iter().map(|line| Line::raw(*line)).collect();
-    let legend: Vec<Cell> = Cell::ALL.into_iter().filter(|cell| *cell != Cell::None).collect();
+    // One device is always in the foreground here.
+    let this = Some(Uuid::nil());
+    let serves = Serves::ALL.into_iter().filter(|serves| *serves != Serves::None);
+    let serves = serves.map(|s| (format!(" {}", s.glyph()), paint.serves(s), s.meaning(this)));
+    let trouble =
+        Trouble::ALL.into_iter().map(|t| (format!("{} ", t.glyph()), paint.trouble(t), t.meaning()));
+    let legend: Vec<_> = serves.chain(trouble).collect();
     for pair in legend.chunks(2) {
         let mut spans = Vec::new();
-        for cell in pair {
-            spans.push(Span::styled(cell.glyph().to_string(), paint.cell(*cell)));
-            spans.push(Span::raw(format!(" {:34}", cell.meaning())));
+        for (glyph, style, meaning) in pair {
+            spans.push(Span::styled(glyph.clone(), *style));
+            spans.push(Span::raw(format!(" {meaning:33}")));
         }
         lines.push(Line::from(spans));
     }
     lines
 }
 
-fn planned(operation: &Operation, plan: Option<&Plan>, width: usize) -> Vec<Line<'static>> {
+fn planned(place: &Place, operation: &Operation, plan: Option<&Plan>, width: usize) -> Vec<Line<'static>> {
     let mut text = Vec::new();
     match plan {
-        Some(plan) => print::plan(&mut text, operation, plan),
-        None => print::plan(&mut text, operation, &Plan::default()),
+        Some(plan) => print::plan(&mut text, place, operation, plan),
+        None => print::plan(&mut text, place, operation, &Plan::default()),
     }
     .expect("a vector takes everything");
     let text = String::from_utf8_lossy(&text);

@@ -8,7 +8,9 @@ use crycb::{Apid, Apqi, Apqn};
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use uuid::Uuid;
 
-use crate::cli::ap::grammar::command_line;
+use super::source::Address;
+use crate::cli::ap::backend::Place;
+use crate::cli::ap::grammar::{command_at, command_line};
 use crate::cli::ap::picture::{Cell, Picture};
 use crate::cli::ap::print;
 
@@ -50,7 +52,7 @@ pub enum Mode {
     /// The user is asked whether to do it; the plan comes when the source has made it.
     Confirm {
         operation: Operation,
-        plan: Option<Plan>,
+        plan: Option<Box<Plan>>,
     },
 }
 
@@ -84,6 +86,8 @@ pub enum Message {
 pub struct App {
     /// What is looked at, as the user named it.
     pub name: String,
+    /// The same for the commands that are shown.
+    pub place: Place,
     /// Samples nearer to each other say nothing about rates.
     shortest: Duration,
     /// Since the start.
@@ -110,10 +114,11 @@ impl App {
     pub fn new(name: &str, interval: Duration) -> Self {
         Self {
             name: name.to_owned(),
+            place: Address::of(name).place(),
             shortest: interval / 2,
             now: Duration::ZERO,
             state: None,
-            picture: Picture { domains: Vec::new(), adapters: Vec::new() },
+            picture: Picture::default(),
             selected: Apqn(0),
             why: None,
             mdev: None,
@@ -153,12 +158,12 @@ impl App {
                 if let Mode::Confirm { operation, plan } = &mut self.mode
                     && *operation == planned
                 {
-                    *plan = Some(*new);
+                    *plan = Some(new);
                 }
                 None
             }
             Update::Executed(operation, result) => {
-                let line = command_line(&operation);
+                let line = command_line(&self.place, &operation);
                 self.message = Some(match result {
                     Ok(()) => Message::Good(format!("done: {line}")),
                     Err(why) => Message::Bad(why),
@@ -271,7 +276,7 @@ impl App {
                     }
                     (KeyCode::Char(digit @ '1'..='9'), Some(refusal)) => {
                         let at = digit as usize - '1' as usize;
-                        let first = refusal.remedies.get(at)?.first()?.clone();
+                        let first = refusal.remedies().nth(at)?.first()?.clone();
                         self.confirm(first)
                     }
                     _ => None,
@@ -309,7 +314,7 @@ impl App {
     fn assign(&mut self, letter: char) -> Option<Action> {
         let Some(mdev) = self.mdev else {
             self.message =
-                Some(Message::Bad("there is no mediated device; adjunct ap mdev create makes one".into()));
+                Some(Message::Bad(format!("there is no mediated device; {} makes one", self.create_mdev())));
             return None;
         };
         let (adapter, domain) =
@@ -323,6 +328,11 @@ impl App {
             _ => Attribute::UnassignControlDomain(domain),
         };
         self.confirm(Operation::Write { mdev, attribute })
+    }
+
+    /// The command that makes a mediated device.
+    pub fn create_mdev(&self) -> String {
+        command_at(&self.place, &["mdev", "create"])
     }
 
     fn confirm(&mut self, operation: Operation) -> Option<Action> {

@@ -35,28 +35,36 @@ impl Address {
         if text.starts_with("unix:") { Self::Daemon(text.into()) } else { Self::Guest(text.into()) }
     }
 
+    /// The same for `adjunct ap`.
+    pub fn place(&self) -> Place {
+        let (host, guest) = match self {
+            Self::Daemon(address) => (Some(address.clone()), None),
+            Self::Guest(path) => (None, Some(format!("unix:{}", path.display()))),
+        };
+        Place { host, guest, description: None, sysfs: Place::SYSFS.into() }
+    }
+
     pub fn open(&self) -> Result<Box<dyn Source>, String> {
         Ok(match self {
-            Self::Daemon(address) => Box::new(Host(host(address)?)),
+            Self::Daemon(_) => Box::new(Host(self.host()?)),
             Self::Guest(path) => Box::new(Guest(guest(path)?)),
         })
+    }
+
+    fn host(&self) -> Result<Box<dyn Backend>, String> {
+        backend::open(&self.place()).map_err(|e| one_line(&e))
     }
 
     /// Calls `each` for every event until it answers false.
     pub fn watch(&self, each: &mut dyn FnMut(EventKind) -> bool) -> Result<(), String> {
         match self {
-            Self::Daemon(address) => {
-                let mut host = host(address)?;
+            Self::Daemon(_) => {
+                let mut host = self.host()?;
                 host.watch(&mut |event| each(event.kind.clone())).map_err(|e| one_line(&e))
             }
             Self::Guest(path) => watch_guest(path, each),
         }
     }
-}
-
-fn host(address: &str) -> Result<Box<dyn Backend>, String> {
-    let place = Place { host: Some(address.into()), guest: None, description: None, sysfs: PathBuf::new() };
-    backend::open(place).map_err(|e| one_line(&e))
 }
 
 /// A whole AP host.

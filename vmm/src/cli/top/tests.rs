@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use ap::host::{ApHost, Attribute, Driver, EventKind, MatrixChange, Operation, QueueStatus, Snapshot};
+use ap::host::{
+    ApHost, Attribute, Condition, Driver, EventKind, MatrixChange, Operation, QueueStatus, Snapshot,
+};
 use crycb::Apqn;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use serde_json::json;
@@ -154,7 +156,7 @@ fn nothing_is_done_unseen() {
     let other = app.state.as_ref().unwrap().plan(&Operation::Scan);
     app.update(Update::Plan(Operation::Scan, Box::new(other)), SECOND);
     assert_eq!(key(&mut app, 'y'), None, "that was of something else");
-    let event = EventKind::Configuration;
+    let event = EventKind::Adapter { adapter: "05".into(), condition: Condition::Offline };
     let again = app.update(Update::Event(event), SECOND);
     assert_eq!(again, Some(Action::Plan(operation.clone())), "things have changed since");
     app.update(Update::Lost("gone".into()), SECOND);
@@ -224,8 +226,10 @@ fn events_of_a_guest() {
         let event = json!({"event": "X_AP_HOST", "data": {"event": told, "guest": guest}});
         assert_eq!(source::event_kind(&event), (!guest).then(|| kind.clone()));
     }
-    let event = json!({"event": "X_AP_HOST", "data": {"event": {"number": 3, "event": "configuration"}}});
-    assert_eq!(source::event_kind(&event), Some(EventKind::Configuration));
+    let event = json!({"event": "X_AP_HOST", "data": {"event": {"number": 3, "event": "adapter", "adapter": "05",
+        "condition": "offline"}}});
+    let offline = EventKind::Adapter { adapter: "05".into(), condition: Condition::Offline };
+    assert_eq!(source::event_kind(&event), Some(offline));
     for event in [json!({"event": "STOP"}), json!({}), json!({"event": "X_AP_HOST", "data": 7})] {
         assert_eq!(source::event_kind(&event), None);
     }
