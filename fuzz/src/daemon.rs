@@ -132,19 +132,6 @@ fn answered(answers: &Receiver<FromDaemon>, wanted: u64) {
     }
 }
 
-const fn id_of(message: &ToDaemon) -> Option<u64> {
-    match message {
-        ToDaemon::Execute { id, .. }
-        | ToDaemon::Snapshot { id }
-        | ToDaemon::Subscribe { id }
-        | ToDaemon::Join { id, .. }
-        | ToDaemon::Attach { id, .. }
-        | ToDaemon::Detach { id }
-        | ToDaemon::ResetDevice { id } => Some(*id),
-        ToDaemon::Hello { .. } | ToDaemon::Report(_) => None,
-    }
-}
-
 /// The socket's name, which no other run of this process has.
 fn socket() -> PathBuf {
     static COUNT: AtomicU64 = AtomicU64::new(0);
@@ -184,7 +171,7 @@ pub fn sessions(input: &[u8]) {
         );
         let (peer, answers) = if is_operators { (&operator, &told) } else { (vm, answers) };
         peer.send(line);
-        if let Some(id) = id_of(&message) {
+        if let Some(id) = message.id() {
             answered(answers, id);
         }
         check(&server, [&vms[0].0, &vms[1].0]);

@@ -6,7 +6,7 @@ mod program;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -285,16 +285,7 @@ fn a_daemon_that_does_not_answer() {
     daemon.until_attached(ONE, true);
     let number = guest.0.as_ref().unwrap().id();
     let client = || {
-        let deadline = Instant::now() + PATIENCE;
-        let stream = loop {
-            match UnixStream::connect(&qmp) {
-                Ok(stream) => break stream,
-                Err(error) => assert!(Instant::now() < deadline, "{error}"),
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        };
-        let mut client = BufReader::new(stream);
-        client.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut client = BufReader::new(connect(&qmp));
         client.get_mut().write_all(b"{'execute':'qmp_capabilities'}").unwrap();
         for _ in 0..2 {
             client.read_line(&mut String::new()).unwrap();
@@ -348,15 +339,7 @@ fn managers_are_told_what_happens_on_the_host() {
     let _managed = daemon.guest_with(ONE, &LOOP, &["--qmp", &at]);
     daemon.until_attached(ONE, true);
     daemon.until_attached(TWO, true);
-    let deadline = Instant::now() + PATIENCE;
-    let stream = loop {
-        match UnixStream::connect(&qmp) {
-            Ok(stream) => break stream,
-            Err(error) => assert!(Instant::now() < deadline, "{error}"),
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    };
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let stream = connect(&qmp);
     let mut lines = BufReader::new(&stream).lines();
     let mut until = |part: &str| while !lines.next().expect(part).expect(part).contains(part) {};
     let ask = r#"{"execute":"qmp_capabilities"}{"execute":"x-subscribe","arguments":{"events":["*"]},"id":"asked"}"#;
@@ -381,6 +364,20 @@ fn managers_are_told_what_happens_on_the_host() {
     assert!(daemon.snapshot().mdev(TWO).unwrap().attached);
 }
 
+/// A client of a management socket that may not be there yet. A line that does not come fails the test.
+fn connect(socket: &Path) -> UnixStream {
+    let deadline = Instant::now() + PATIENCE;
+    let stream = loop {
+        match UnixStream::connect(socket) {
+            Ok(stream) => break stream,
+            Err(error) => assert!(Instant::now() < deadline, "{error}"),
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
 /// A manager of the guest of `ONE`, told of everything.
 struct Manager(BufReader<UnixStream>);
 
@@ -391,15 +388,7 @@ impl Manager {
         let at = format!("unix:{},server=on,wait=off", qmp.display());
         let guest = daemon.guest_with(ONE, &LOOP, &["--qmp", &at]);
         daemon.until_attached(ONE, true);
-        let deadline = Instant::now() + PATIENCE;
-        let stream = loop {
-            match UnixStream::connect(&qmp) {
-                Ok(stream) => break stream,
-                Err(error) => assert!(Instant::now() < deadline, "{error}"),
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        };
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let stream = connect(&qmp);
         let mut manager = Self(BufReader::new(stream));
         manager.send("qmp_capabilities", json!({}));
         manager.send("x-subscribe", json!({"events": ["X_AP_CONFIG_CHANGED"]}));

@@ -230,6 +230,20 @@ impl ToDaemon {
         serde_json::from_slice(line)
     }
 
+    /// The number of the request that it is; none: it is not one, and gets no answer.
+    pub const fn id(&self) -> Option<u64> {
+        match self {
+            Self::Execute { id, .. }
+            | Self::Snapshot { id }
+            | Self::Subscribe { id }
+            | Self::Join { id, .. }
+            | Self::Attach { id, .. }
+            | Self::Detach { id }
+            | Self::ResetDevice { id } => Some(*id),
+            Self::Hello { .. } | Self::Report(_) => None,
+        }
+    }
+
     /// The `id` of a line that [`parse`](Self::parse) refuses, if it has one.
     pub(super) fn id_of(line: &[u8]) -> Option<u64> {
         serde_json::from_slice::<serde_json::Map<_, _>>(line).ok()?.get("id")?.as_u64()

@@ -249,7 +249,7 @@ impl<'s> Client<'s> {
                     Ok(()) => {}
                     Err(TrySendError::Full(request) | TrySendError::Disconnected(request)) => {
                         let error = format!("{MAX_REQUESTS} requests are waiting; wait for their answers");
-                        self.refuse(request_id(&request), "EAGAIN", error);
+                        self.refuse(request.id(), "EAGAIN", error);
                     }
                 },
                 Err(error) => {
@@ -283,7 +283,7 @@ impl<'s> Client<'s> {
         let host = &self.server.host;
         let (mut vm, mut attached, mut subscribed) = (None, None, false);
         for request in requests {
-            let id = request_id(&request);
+            let id = request.id();
             let outcome = match request {
                 ToDaemon::Execute { operation, .. } => {
                     host.execute(&operation).map_err(|e| Refusal::from(&e))
@@ -372,17 +372,4 @@ impl<'s> Client<'s> {
 
 fn no_device() -> Refusal {
     Refusal::new("EINVAL", "this client has no mdev; attach one first")
-}
-
-const fn request_id(request: &ToDaemon) -> Option<u64> {
-    match request {
-        ToDaemon::Execute { id, .. }
-        | ToDaemon::Snapshot { id }
-        | ToDaemon::Subscribe { id }
-        | ToDaemon::Join { id, .. }
-        | ToDaemon::Attach { id, .. }
-        | ToDaemon::Detach { id }
-        | ToDaemon::ResetDevice { id } => Some(*id),
-        ToDaemon::Hello { .. } | ToDaemon::Report(_) => None,
-    }
 }
